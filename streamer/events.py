@@ -1,0 +1,169 @@
+"""The events that a session hands out: what every face, file format and protocol of the project is made from.
+
+Events are frozen and carry times as whole samples at 16 000 Hz, counted from the first sample of the stream.
+`to_wire` writes them with seconds: a field `start_samples` becomes `start_s`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+SAMPLE_RATE = 16_000
+"""Samples a second, everywhere inside the program."""
+
+EndReason = Literal["silence", "length", "flush", "end"]
+"""Why a segment ended: a pause after speech, the longest segment reached, asked for, the end of the stream."""
+
+
+def _tag(name: str) -> str:
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+
+
+class _Event(msgspec.Struct, frozen=True, tag=_tag, tag_field="type"):
+    """Base of all events: the `type` of `SpeechStarted` is `speech_started`, and so on."""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """One word of a partial or final result."""
+
+    text: str
+    start_samples: int
+    """First sample of the first frame of the word's first character."""
+    end_samples: int
+    """One past the last sample of the last frame of the word's last character."""
+    confidence: float
+    """How sure the model is of the characters, 0 to 1: the geometric mean of their posteriors."""
+
+
+class Ready(_Event, frozen=True):
+    """The first event of a stream: who listens and how late it answers."""
+
+    model: str
+    """Name of the model."""
+    context: str
+    """Streaming context in frames of 20 ms: `left,chunk,right`."""
+    latency_samples: int
+    """Sound that must have arrived, from the first sample of a chunk on, before its text is certain."""
+    sample_rate: int = SAMPLE_RATE
+    """Rate of the samples that the stream takes, in Hz."""
+
+
+class SpeechStarted(_Event, frozen=True):
+    """Somebody began to speak."""
+
+    at_samples: int
+    """Where the speech begins; a little before the event itself."""
+
+
+class SpeechStopped(_Event, frozen=True):
+    """The speech paused."""
+
+    at_samples: int
+    """Where the speech ended; a little before the event itself."""
+
+
+class Partial(_Event, frozen=True):
+    """What the current segment says so far; replaces the partial before it."""
+
+    stable: str
+    """Text that no longer changes: within a segment it only grows, and the final begins with it."""
+    unstable: str
+    """Text after `stable` that more sound may still change. The whole text is the two joined by a space."""
+    words: tuple[Word, ...] = ()
+    """All words of both parts, in order."""
+
+    @property
+    def text(self) -> str:
+        """Stable and unstable text together."""
+        return " ".join(part for part in (self.stable, self.unstable) if part)
+
+
+class Final(_Event, frozen=True):
+    """A finished segment. Finals never overlap; what lies between them was silence."""
+
+    text: str
+    words: tuple[Word, ...]
+    start_samples: int
+    """First sample that the segment covers."""
+    end_samples: int
+    """One past the last sample that the segment covers."""
+    reason: EndReason
+
+
+class Activity(_Event, frozen=True):
+    """Speech probabilities of consecutive frames."""
+
+    start_samples: int
+    """First sample of the first frame."""
+    hop_samples: int
+    """Samples from one probability to the next."""
+    probabilities: tuple[float, ...]
+    """Probability of speech, 0 to 1, one a frame."""
+
+
+class Speaker(_Event, frozen=True):
+    """Who speaks in a stretch of the stream."""
+
+    speaker: str
+    """Label or enrolled name."""
+    start_samples: int
+    end_samples: int
+    confidence: float
+    """0 to 1."""
+
+
+class Acknowledged(_Event, frozen=True):
+    """Samples safely taken: a client that reconnects need not send them again."""
+
+    samples: int
+    """Count since the start of the stream. Stays a count on the wire, since a client compares it exactly."""
+
+
+class Problem(_Event, frozen=True):
+    """Something went wrong."""
+
+    code: str
+    """Short name for programs, such as `bad_message`."""
+    message: str
+    """A sentence for people: what came, what was expected, what to do."""
+    fatal: bool = False
+    """True: the stream is over."""
+
+
+Event = Ready | SpeechStarted | SpeechStopped | Partial | Final | Activity | Speaker | Acknowledged | Problem
+
+
+def to_seconds(samples: int) -> float:
+    """Samples at 16 000 Hz as seconds."""
+    return samples / SAMPLE_RATE
+
+
+def to_wire(event: Event | Word) -> dict[str, Any]:
+    """An event as a dictionary of plain JSON values, with its `type`.
+
+    Every `*_samples` becomes `*_s` in seconds (exact: `round(s * 16000)` gives the samples back); confidences
+    and probabilities are rounded to four decimals.
+    """
+    return _wire(msgspec.to_builtins(event))
+
+
+def to_wire_bytes(event: Event | Word) -> bytes:
+    """`to_wire` as one line of JSON in UTF-8, without the newline."""
+    return msgspec.json.encode(to_wire(event))
+
+
+def _wire(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {_wire_name(k): _wire(v, k) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_wire(v, name) for v in value]
+    if name.endswith("_samples"):
+        return to_seconds(value)
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _wire_name(name: str) -> str:
+    return name.removesuffix("_samples") + "_s" if name.endswith("_samples") else name
