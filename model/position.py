@@ -1,0 +1,77 @@
+"""The convolutional position: a wide grouped convolution whose output is added to the frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .activations import activation
+from .config import WavLMConfig
+
+
+class ConvolutionalPosition(nn.Module):
+    """Kernel 128 over frames, 16 groups, weight norm over the kernel's dimension, activation.
+
+    A kernel K reads K // 2 frames to the left of its output and K - 1 - K // 2 to the right: 64 and 63.
+    In a stream, frames that the step may not see count as zeros.
+    """
+
+    def __init__(self, config: WavLMConfig):
+        super().__init__()
+        kernel = config.num_conv_pos_embeddings
+        conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            kernel,
+            padding=kernel // 2,
+            groups=config.num_conv_pos_embedding_groups,
+        )
+        self.conv = nn.utils.parametrizations.weight_norm(conv, name="weight", dim=2)
+        self.before = kernel // 2
+        self.behind = kernel - 1 - kernel // 2
+        self.groups = config.num_conv_pos_embedding_groups
+        self.activation = activation(config.feat_extract_activation)
+        self._folded: tuple[tuple[object, ...], Tensor] | None = None
+
+    def weight(self) -> Tensor:
+        """The weight with its norm multiplied in; kept between calls as long as no gradient is needed."""
+        if torch.is_grad_enabled() and self.training:
+            return self.conv.weight
+        parts = self.conv.parametrizations["weight"]
+        g, v = parts.original0, parts.original1  # type: ignore[union-attr]
+        key = (g.data_ptr(), v.data_ptr(), g._version, v._version, v.dtype, v.device, torch.is_grad_enabled())  # type: ignore[union-attr]
+        if self._folded is None or self._folded[0] != key:
+            weight = self.conv.weight
+            if torch.is_grad_enabled() or weight.is_inference():
+                return weight
+            self._folded = (key, weight)
+        return self._folded[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The position of every frame of `[batch, frames, hidden]`, zeros beyond both ends."""
+        window = F.pad(x, (0, 0, self.before, self.behind))
+        return self.windowed(window)
+
+    def windowed(self, window: Tensor) -> Tensor:
+        """`[rows, before + frames + behind, hidden]` -> `[rows, frames, hidden]`."""
+        out = F.conv1d(window.transpose(1, 2), self.weight(), self.conv.bias, groups=self.groups)
+        return self.activation(out.transpose(1, 2))
+
+    def chunked(self, x: Tensor, left: int, chunk: int, right: int) -> Tensor:
+        """The positions of all chunks of a streaming context in one pass.
+
+        Args:
+            x: `[batch, chunks * chunk + right, hidden]`, frames beyond the utterance being zeros.
+            left, chunk, right: the context in frames.
+
+        Returns:
+            `[batch, chunks, chunk + right, hidden]`.
+        """
+        batch, frames, hidden = x.shape
+        chunks = (frames - right) // chunk
+        seen = min(self.before, left)
+        padded = F.pad(x, (0, 0, seen, 0))
+        windows = padded.unfold(1, seen + chunk + right, chunk).transpose(2, 3)  # [B, chunks, seen + C + R, H]
+        windows = F.pad(windows, (0, 0, self.before - seen, self.behind))
+        return self.windowed(windows.flatten(0, 1)).unflatten(0, (batch, chunks))
