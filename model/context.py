@@ -29,7 +29,7 @@ class StreamingContext:
         for name, least in (("left_frames", 0), ("chunk_frames", 1), ("right_frames", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise ConfigurationError(f"StreamingContext.{name} is {value!r}, expected an integer of at least {least}")
+                raise ConfigurationError(f"StreamingContext.{name} is {value!r}, expected an integer from {least} on")
 
     @classmethod
     def parse(cls, text: str) -> StreamingContext:

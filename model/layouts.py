@@ -64,7 +64,9 @@ class StepLayout:
         own: int64 `[rows]`, frames to be written to the rings; None: nothing is written.
     """
 
-    def __init__(self, rel: Tensor, states: StreamStates, slots: list[int], frames: Tensor, own: Tensor | None, width: int):
+    def __init__(
+        self, rel: Tensor, states: StreamStates, slots: list[int], frames: Tensor, own: Tensor | None, width: int
+    ):
         self.rel, self.states, self.width = rel, states, width
         device = states.keys.device
         left = states.context.left_frames

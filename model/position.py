@@ -68,7 +68,7 @@ class ConvolutionalPosition(nn.Module):
         Returns:
             `[batch, chunks, chunk + right, hidden]`.
         """
-        batch, frames, hidden = x.shape
+        batch, frames, _ = x.shape
         chunks = (frames - right) // chunk
         seen = min(self.before, left)
         padded = F.pad(x, (0, 0, seen, 0))

@@ -50,7 +50,7 @@ class StreamStates:
         def new(*shape: int, kind: torch.dtype = dtype) -> Tensor:
             return torch.zeros(slots, *shape, dtype=kind, device=device)
 
-        self.remainder = new(config.receptive_samples, kind=torch.float32)
+        self.remainder = new(max(config.receptive_samples, config.hop_samples), kind=torch.float32)
         """Samples that do not make a frame yet, from index 0 on."""
         channels = (1, *config.conv_dim[:-1])
         self.tails = [

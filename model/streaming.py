@@ -79,6 +79,8 @@ class StreamingMixin:
                     f"slot {slot} was given {count} samples of a row of {samples.shape[1]}, but has room for "
                     f"{states.room_samples(slot)}; commit steps first or hand over smaller blocks"
                 )
+        if samples.shape[1] == 0 or not slots:
+            return
         slot = torch.tensor(slots, dtype=torch.int64)
         config = self.config
         hop, receptive = config.hop_samples, config.receptive_samples
@@ -90,13 +92,14 @@ class StreamingMixin:
 
         # samples kept from before, then the new ones, each row packed to the left
         device = states.device
-        width = int(total.max()) if len(slots) else 0
+        width, capacity = int(total.max()), states.remainder.shape[1]
         column = torch.arange(width)
         old = (column < kept[:, None]).to(device)
         on_device = slot.to(device)
-        remainder = F.pad(states.remainder[on_device], (0, max(0, width - receptive)))[:, :width]
-        source = (column - kept[:, None]).clamp(0, max(0, samples.shape[1] - 1)).to(device)
-        packed = torch.where(old, remainder, samples.to(device, torch.float32).gather(1, source)) if width else remainder
+        remainder = F.pad(states.remainder[on_device], (0, max(0, width - capacity)))[:, :width]
+        source = (column - kept[:, None]).clamp(0, samples.shape[1] - 1).to(device)
+        new = samples.to(device, torch.float32).gather(1, source)
+        packed = torch.where(old, remainder, new)
 
         for group_is_fresh in (True, False):
             rows = ((frames > 0) & (fresh == group_is_fresh)).nonzero().flatten()
@@ -105,8 +108,8 @@ class StreamingMixin:
 
         left = total - used
         if width:
-            behind = (used[:, None] + torch.arange(receptive)).clamp(max=width - 1).to(device)
-            valid = (torch.arange(receptive) < left[:, None]).to(device)
+            behind = (used[:, None] + torch.arange(capacity)).clamp(max=width - 1).to(device)
+            valid = (torch.arange(capacity) < left[:, None]).to(device)
             states.remainder[on_device] = packed.gather(1, behind).masked_fill(~valid, 0)
         states.heard_samples[slot] += counts
         states.remaining_samples[slot] = left

@@ -1,0 +1,39 @@
+"""Shared by all tests: the installed package is tested, never the folders of the repository."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    # many small tensors: a second thread only waits, and the suite may share its cores
+    torch.set_num_threads(int(os.environ.get("WAVLM_LIVE_TEST_THREADS", "1")))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A fresh seed for each run, printed when the test fails; WAVLM_LIVE_TEST_SEED repeats one."""
+    import torch
+
+    value = int(os.environ.get("WAVLM_LIVE_TEST_SEED", random.SystemRandom().randrange(1 << 31)))
+    print(f"seed {value} (repeat with WAVLM_LIVE_TEST_SEED={value})")  # noqa: T201
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture(scope="session")
+def audio_folder() -> Path:
+    """The small real recordings."""
+    return ROOT / "tests" / "audio"
