@@ -36,7 +36,7 @@ def _attend(
     if not weights:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout), None
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + mask
-    probabilities = scores.float().softmax(-1).to(q.dtype)
+    probabilities = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
     return F.dropout(probabilities, dropout) @ v, probabilities
 
 
