@@ -15,7 +15,7 @@ SAMPLE_RATE = 16_000
 """Samples a second, everywhere inside the program."""
 
 EndReason = Literal["silence", "length", "flush", "end"]
-"""Why a segment ended: a pause after speech, the longest segment reached, asked for, the end of the stream."""
+"""Why a segment ended: a pause after speech, the longest segment reached, asked for, end of the stream."""
 
 
 def _tag(name: str) -> str:
