@@ -1,0 +1,76 @@
+"""`Alphabet`: what the outputs of a CTC head stand for, as the decoders and the endpointing need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..model.errors import ConfigurationError
+
+BLANK, BORDER, LETTER = 0, 1, 2
+"""Kinds of a frame by its best output: nothing or a special token, the word delimiter, text."""
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """Labels of the outputs of a CTC head.
+
+    Raises:
+        ConfigurationError: the blank or the delimiter is no index of `labels`.
+    """
+
+    labels: tuple[str, ...]
+    """Text of each output, by id; empty for the blank, the delimiter and special tokens, which write nothing."""
+    blank_id: int = 0
+    delimiter_id: int | None = None
+    """Output that stands between words; None for a model that has none."""
+
+    def __post_init__(self) -> None:
+        silent = [("blank_id", self.blank_id)]
+        if self.delimiter_id is not None:
+            silent.append(("delimiter_id", self.delimiter_id))
+        for name, index in silent:
+            if not 0 <= index < len(self.labels):
+                raise ConfigurationError(
+                    f"Alphabet.{name} is {index}, expected an index of the {len(self.labels)} labels"
+                )
+            if self.labels[index]:
+                raise ConfigurationError(
+                    f"label {index} is {self.labels[index]!r}, expected '' since it is the {name}, which writes nothing"
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def kinds(self, ids: np.ndarray) -> np.ndarray:
+        """`BLANK`, `BORDER` or `LETTER` for each id of `[frames]`."""
+        return self._kind_of[ids]
+
+    @cached_property
+    def _kind_of(self) -> np.ndarray:
+        table = np.array([LETTER if label else BLANK for label in self.labels], dtype=np.int8)
+        if self.delimiter_id is not None:
+            table[self.delimiter_id] = BORDER
+        return table
+
+    def speech_probabilities(self, logprobs: np.ndarray) -> np.ndarray:
+        """Probability `[frames]` that a frame says something: what the blank and the delimiter leave over.
+
+        Args:
+            logprobs: natural log-probabilities `[frames, labels]`.
+        """
+        silence = np.exp(logprobs[:, self.blank_id])
+        if self.delimiter_id is not None:
+            silence = silence + np.exp(logprobs[:, self.delimiter_id])
+        return np.clip(1.0 - silence, 0.0, 1.0)
+
+    def check(self, logprobs: np.ndarray) -> None:
+        """Refuse what is no `[frames, labels]` array.
+
+        Raises:
+            ValueError: another shape; the message names both.
+        """
+        if logprobs.ndim != 2 or logprobs.shape[1] != len(self):
+            raise ValueError(f"log-probabilities have the shape {list(logprobs.shape)}, expected [frames, {len(self)}]")

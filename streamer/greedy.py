@@ -1,0 +1,147 @@
+"""`GreedyDecoder`: the best output of every frame, collapsed to words as the frames arrive.
+
+CTC (Graves et al. 2006, section 3.2) reads a path of outputs as text by merging repeats and then dropping
+blanks. Both look one frame back only, so the text grows frame by frame and does not depend on how the frames
+are cut into calls. A later decoder with the same methods can take this one's place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .alphabet import Alphabet
+from .events import Word
+
+
+@dataclass
+class _Reading:
+    """Where the reading stands: the last output and the word that is being spelled."""
+
+    frame: int = 0  # index of the next frame in the stream
+    previous: int = -1  # output of the frame before
+    letters: list[str] = field(default_factory=list)  # of the open word
+    first_frame: int = 0  # of the open word
+    end_frame: int = 0  # one past the last frame of its last letter
+    score: float = 0.0  # sum of the best log-posteriors of its letters, but for the last one
+    best: float = 0.0  # best log-posterior of the last letter so far
+
+
+class GreedyDecoder:
+    """Greedy CTC decoding of one stream.
+
+    Frames that were accepted are never looked at again; state is the words since the last `take` or `reset`, so
+    a caller that ends segments keeps it bounded.
+
+    Args:
+        alphabet: what the outputs stand for.
+        hop_samples: samples from one frame to the next; frame t covers `[t * hop, (t + 1) * hop)`.
+    """
+
+    def __init__(self, alphabet: Alphabet, hop_samples: int = 320) -> None:
+        self.alphabet = alphabet
+        self.hop_samples = hop_samples
+        self._reading = _Reading()
+        self._complete: list[Word] = []
+
+    @property
+    def frames(self) -> int:
+        """Frames accepted since the stream began."""
+        return self._reading.frame
+
+    @property
+    def complete(self) -> tuple[Word, ...]:
+        """Words of the segment that a delimiter has ended: no later frame changes them."""
+        return tuple(self._complete)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words of the segment; the last one may be open, and is given as if it ended here."""
+        open_word = self._open_word()
+        return (*self._complete, open_word) if open_word else tuple(self._complete)
+
+    def accept(self, logprobs: np.ndarray) -> None:
+        """Read committed frames.
+
+        Args:
+            logprobs: natural log-probabilities `[frames, labels]`, any number of frames.
+
+        Raises:
+            ValueError: another shape.
+        """
+        self.alphabet.check(logprobs)
+        ids = logprobs.argmax(axis=1)
+        best = np.take_along_axis(logprobs, ids[:, None], axis=1)[:, 0].astype(np.float64)
+        for index, score in zip(ids.tolist(), best.tolist(), strict=True):
+            self._read(index, score)
+
+    def peek(self, logprobs: np.ndarray) -> tuple[Word, ...]:
+        """What `words` would be if these frames had been accepted; nothing is changed.
+
+        Args:
+            logprobs: provisional frames `[frames, labels]` that follow the accepted ones.
+
+        Raises:
+            ValueError: another shape.
+        """
+        ahead = self.fork()
+        ahead.accept(logprobs)
+        return ahead.words
+
+    def fork(self) -> GreedyDecoder:
+        """A decoder of its own that stands where this one stands."""
+        fork = GreedyDecoder(self.alphabet, self.hop_samples)
+        fork._reading = replace(self._reading, letters=list(self._reading.letters))
+        fork._complete = list(self._complete)
+        return fork
+
+    def take(self) -> tuple[Word, ...]:
+        """Hand out the complete words and forget them; an open word stays open."""
+        words, self._complete = tuple(self._complete), []
+        return words
+
+    def reset(self) -> None:
+        """Begin a new segment: forget all words, the open one too.
+
+        The last output is kept, so that a letter which sounds on over the border is not written again.
+        """
+        self._complete = []
+        self._reading.letters = []
+
+    def _read(self, index: int, score: float) -> None:
+        """Advance by one frame with this best output and its log-posterior."""
+        reading = self._reading
+        frame = reading.frame
+        reading.frame += 1
+        repeated, reading.previous = index == reading.previous, index
+        label = self.alphabet.labels[index]
+        if index == self.alphabet.delimiter_id:
+            word = self._open_word()
+            if word:
+                self._complete.append(word)
+            reading.letters = []
+        elif label:
+            if not repeated:
+                if not reading.letters:
+                    reading.first_frame, reading.score, reading.best = frame, 0.0, 0.0
+                reading.letters.append(label)
+                reading.score += reading.best
+                reading.best = score
+            elif reading.letters:  # else: a letter of the segment before sounds on
+                reading.best = max(reading.best, score)
+            reading.end_frame = frame + 1
+
+    def _open_word(self) -> Word | None:
+        """The open word as if it ended here; None where there is none."""
+        reading = self._reading
+        if not reading.letters:
+            return None
+        mean = (reading.score + reading.best) / len(reading.letters)
+        return Word(
+            text="".join(reading.letters),
+            start_samples=reading.first_frame * self.hop_samples,
+            end_samples=reading.end_frame * self.hop_samples,
+            confidence=min(1.0, math.exp(mean)),
+        )
