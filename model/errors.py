@@ -33,3 +33,7 @@ class StreamError(WavLMLiveError):
 
 class TextError(WavLMLiveError, ValueError):
     """Text that the tokenizer cannot write with its vocabulary."""
+
+
+class OutputError(WavLMLiveError):
+    """A result that cannot be written: no such folder, no permission, no space left on the disk."""
