@@ -1,0 +1,279 @@
+"""Batches of similar length, each a function of seed, stage and step alone, so that a run resumes exactly."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError
+from .augment import RATE, augment
+from .cache import SoundCache
+from .letters import encode, frames_needed
+from .manifest import Utterance
+from .settings import Pool, Stage
+
+_T = TypeVar("_T")
+_SHORTEST_SAMPLES = 1600
+
+
+@dataclass
+class Batch:
+    """Utterances of similar length, padded."""
+
+    input_values: Tensor
+    """float32 [batch, samples], zeros after each row's end."""
+    attention_mask: Tensor
+    """int64 [batch, samples], 1 for sound."""
+    labels: Tensor
+    """int64 [batch, characters], -100 after each row's end."""
+    sample_lengths: Tensor
+    """int64 [batch]."""
+    label_lengths: Tensor
+    """int64 [batch]."""
+    keys: list[tuple[str, ...]]
+    """Recordings in each row."""
+    pool: str
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of sound, without padding."""
+        return float(self.sample_lengths.sum()) / RATE
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return Batch(
+            self.input_values.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.sample_lengths.to(device, non_blocking=True),
+            self.label_lengths.to(device, non_blocking=True),
+            self.keys,
+            self.pool,
+        )
+
+
+def collate(waves: Sequence[np.ndarray], texts: Sequence[str], keys: list[tuple[str, ...]], pool: str = "") -> Batch:
+    """Pad waveforms (float32 [samples]) and normalised texts to a batch."""
+    lengths = [len(wave) for wave in waves]
+    inputs = np.zeros((len(waves), max(lengths)), np.float32)
+    for row, wave in zip(inputs, waves, strict=True):
+        row[: len(wave)] = wave
+    tokens = [encode(text) for text in texts]
+    label_lengths = [len(t) for t in tokens]
+    labels = np.full((len(tokens), max(label_lengths)), -100, np.int64)
+    for row, t in zip(labels, tokens, strict=True):
+        row[: len(t)] = t
+    sample_lengths = torch.tensor(lengths)
+    mask = (torch.arange(inputs.shape[1])[None] < sample_lengths[:, None]).long()
+    return Batch(
+        torch.from_numpy(inputs),
+        mask,
+        torch.from_numpy(labels),
+        sample_lengths,
+        torch.tensor(label_lengths),
+        keys,
+        pool,
+    )
+
+
+def by_length(seconds: np.ndarray, batch_s: float, most_clips: int) -> list[np.ndarray]:
+    """Cut items into batches of similar length: each at most `batch_s` seconds when padded to its longest.
+
+    Args:
+        seconds: length of each item [items]; the order of sorting.
+
+    Returns:
+        Indices of the items of each batch. An item longer than `batch_s` is a batch of its own.
+    """
+    batches: list[np.ndarray] = []
+    order = np.argsort(seconds, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        # Sorted upwards, the newest item is the longest and sets the padded length of all.
+        if end == len(order) or end + 1 - start > most_clips or seconds[order[end]] * (end + 1 - start) > batch_s:
+            batches.append(order[start:end])
+            start = end
+    return batches
+
+
+class BatchPlan:
+    """What each step of one stage is made of.
+
+    A pool is gone through in epochs: every recording once (times its corpus's share), joined at random where
+    the pool says so, sorted by length, cut into batches, the batches shuffled.
+
+    Raises:
+        ConfigurationError: a pool that no recording fits.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        cache: SoundCache,
+        stage: Stage,
+        *,
+        seed: int,
+        number: int = 0,
+        noises: Sequence[np.ndarray] = (),
+    ) -> None:
+        self.cache = cache
+        self.stage = stage
+        self.noises = noises
+        self._seed = [seed, number]
+        self._utterances = utterances
+        self._seconds = np.array([cache.samples(u.file) / RATE for u in utterances])
+        self._members = [self._select(pool) for pool in stage.pools]
+        self._epochs: dict[int, tuple[int, list[list[tuple[int, ...]]]]] = {}
+        self._epoch_starts: list[list[int]] = [[0] for _ in stage.pools]
+        weights = np.array([pool.weight for pool in stage.pools])
+        self._weights = weights / weights.sum()
+        self._choices = np.zeros(0, np.int64)
+
+    def _select(self, pool: Pool) -> dict[str, np.ndarray]:
+        found: dict[str, list[int]] = {corpus: [] for corpus in pool.corpora}
+        for i, utterance in enumerate(self._utterances):
+            if utterance.corpus in found and pool.min_s <= self._seconds[i] <= pool.max_s:
+                found[utterance.corpus].append(i)
+        if not any(found.values()):
+            raise ConfigurationError(
+                f"stage {self.stage.name!r}, pool {pool.name!r}: no recording of {', '.join(found)} lasts "
+                f"{pool.min_s:g} to {pool.max_s:g} s; check the manifest and the recipe"
+            )
+        return {corpus: np.array(indices, np.int64) for corpus, indices in found.items() if indices}
+
+    def _rng(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([*self._seed, *purpose])
+
+    def _epoch(self, p: int, epoch: int) -> list[list[tuple[int, ...]]]:
+        """Batches of one epoch of pool `p`; each item is the indices of the recordings it joins."""
+        if (held := self._epochs.get(p)) and held[0] == epoch:
+            return held[1]
+        pool, rng = self.stage.pools[p], self._rng(1, p, epoch)
+        drawn: list[np.ndarray] = []
+        for corpus, members in self._members[p].items():
+            whole, part = divmod(pool.corpora[corpus], 1.0)
+            drawn += [members] * int(whole)
+            if part:
+                drawn.append(rng.choice(members, max(1, round(part * len(members))), replace=False))
+        order = rng.permutation(np.concatenate(drawn))
+        items: list[tuple[int, ...]] = []
+        at = 0
+        while at < len(order):
+            wanted = int(rng.integers(pool.join[0], pool.join[1] + 1))
+            taken = 1
+            total_s = self._seconds[order[at]]
+            while taken < wanted and at + taken < len(order):
+                total_s += self._seconds[order[at + taken]] + sum(pool.gap_s) / 2
+                if total_s > pool.max_s:
+                    break
+                taken += 1
+            items.append(tuple(order[at : at + taken].tolist()))
+            at += taken
+        gap = sum(pool.gap_s) / 2
+        seconds = np.array([self._seconds[list(item)].sum() + gap * (len(item) - 1) for item in items])
+        # A little disorder, so that the same recordings do not always meet.
+        cut = by_length(seconds * rng.uniform(0.95, 1.05, len(seconds)), self.stage.batch_s, self.stage.most_clips)
+        batches = [[items[i] for i in cut[b]] for b in rng.permutation(len(cut))]
+        self._epochs[p] = (epoch, batches)
+        return batches
+
+    def items(self, step: int) -> tuple[int, list[tuple[int, ...]]]:
+        """Number of the pool, and the recordings joined in each row, of a step (0 is the stage's first)."""
+        while step >= len(self._choices):
+            more = self._rng(2, len(self._choices)).choice(len(self._weights), 4096, p=self._weights)
+            self._choices = np.concatenate([self._choices, more])
+        p = int(self._choices[step])
+        draw = int(np.count_nonzero(self._choices[:step] == p))
+        starts = self._epoch_starts[p]
+        # Epochs differ in their number of batches: walk from the last one known.
+        epoch = int(np.searchsorted(starts, draw, side="right")) - 1
+        while draw >= starts[epoch] + len(self._epoch(p, epoch)):
+            if epoch + 1 == len(starts):
+                starts.append(starts[epoch] + len(self._epoch(p, epoch)))
+            epoch += 1
+        return p, self._epoch(p, epoch)[draw - starts[epoch]]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step: decoded, changed, padded."""
+        p, items = self.items(step)
+        pool = self.stage.pools[p]
+        waves, texts, keys = [], [], []
+        for row, item in enumerate(items):
+            rng = self._rng(3, step, row)
+            members = [self._utterances[i] for i in item]
+            recordings = [self.cache.wave(u.file) for u in members]
+            text = " ".join(u.text for u in members)
+            wave = augment(
+                recordings,
+                self.stage.augment,
+                rng,
+                self.noises,
+                gap_s=pool.gap_s,
+                most_samples_faster=_fastest(members, recordings),
+            )
+            if len(wave) < _SHORTEST_SAMPLES:
+                wave = np.pad(wave, (0, _SHORTEST_SAMPLES - len(wave)))
+            waves.append(wave)
+            texts.append(text)
+            keys.append(tuple(u.file for u in members))
+        return collate(waves, texts, keys, pool.name)
+
+
+def _fastest(members: Sequence[Utterance], recordings: Sequence[np.ndarray]) -> float:
+    """Highest speed at which every text still fits into its frames, at least 1."""
+    limits = [
+        (len(wave) - 400) / max(1, (frames_needed(encode(u.text)) + 1) * 320)
+        for u, wave in zip(members, recordings, strict=True)
+    ]
+    return max(1.0, min(limits))
+
+
+class Prefetcher(Generic[_T]):
+    """Calls `make(step)` for step, step + 1, ... in a thread, a few ahead; iterate to get the results in order."""
+
+    def __init__(self, make: Callable[[int], _T], start: int, depth: int) -> None:
+        self._make = make
+        self._queue: queue.Queue[_T | Exception] = queue.Queue(maxsize=max(1, depth))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(start,), name="batches", daemon=True)
+        self._thread.start()
+
+    def _work(self, step: int) -> None:
+        while not self._stopped.is_set():
+            try:
+                result: _T | Exception = self._make(step)
+            except Exception as e:
+                result = e
+            while not self._stopped.is_set():
+                try:
+                    self._queue.put(result, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(result, Exception):
+                return
+            step += 1
+
+    def __iter__(self) -> Iterator[_T]:
+        return self
+
+    def __next__(self) -> _T:
+        if self._stopped.is_set():
+            raise StopIteration
+        result = self._queue.get()
+        if isinstance(result, Exception):
+            self.close()
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        self._stopped.set()
+        self._thread.join()

@@ -1,0 +1,137 @@
+"""From a training checkpoint to a folder that `from_pretrained` reads: float16 weights and their companions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import WavLMConfig
+from ..errors import CheckpointError
+from .letters import BLANK, DELIMITER, TOKENS, VOCABULARY
+from .run_folder import load_checkpoint, write_atomically
+from .settings import TrainSettings, parse_context
+
+WEIGHTS_FILE = "model.safetensors"
+DTYPES = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "Wav2Vec2CTCTokenizer",
+    "pad_token": BLANK,
+    "unk_token": BLANK,
+    "bos_token": None,
+    "eos_token": None,
+    "word_delimiter_token": DELIMITER,
+    "replace_word_delimiter_char": " ",
+    "do_lower_case": True,
+    "clean_up_tokenization_spaces": False,
+}
+PREPROCESSOR_CONFIG = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "feature_size": 1,
+    "sampling_rate": 16000,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "do_normalize": False,
+    "return_attention_mask": True,
+}
+
+
+def weights_of(state: Mapping[str, Any], *, averaged: bool = True) -> dict[str, Tensor]:
+    """The weights in a checkpoint of the trainer: their running average (default), or the last ones."""
+    weights = dict(state["model"])
+    if averaged:
+        weights.update(state["average"])
+    return weights
+
+
+def load_model(checkpoint: str | Path, *, averaged: bool = True) -> Any:
+    """The `WavLMForCTC` of a training checkpoint, ready to measure: float32, evaluation mode.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    from ..ctc import WavLMForCTC
+
+    state = load_checkpoint(checkpoint)
+    settings = TrainSettings.from_dict(state["settings"])
+    model = WavLMForCTC(settings.config(settings.stages[-1]))
+    model.load_state_dict(weights_of(state, averaged=averaged))
+    return model.eval()
+
+
+def export(
+    checkpoint: str | Path,
+    folder: str | Path,
+    *,
+    contexts: Mapping[str, str],
+    dtype: str = "float16",
+    averaged: bool = True,
+) -> Path:
+    """Write the model of a training checkpoint in transformers' format.
+
+    Args:
+        checkpoint: `best.pt` or `last.pt` of a run.
+        folder: made if missing; files of the same names are replaced.
+        contexts: streaming contexts to recommend by name; "default" must be one of them.
+        dtype: "float16", "bfloat16" or "float32".
+        averaged: write the running average of the weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, a weight does not fit float16, or the folder cannot be
+            written.
+        ConfigurationError: a context that cannot be understood.
+    """
+    from safetensors.torch import save
+
+    if "default" not in contexts or dtype not in DTYPES:
+        raise CheckpointError(
+            f"export was given the contexts {', '.join(contexts) or '(none)'} and the type {dtype!r}; expected a "
+            f"context named 'default' and one of {', '.join(DTYPES)}"
+        )
+    for text in contexts.values():
+        parse_context(text)
+    state = load_checkpoint(checkpoint)
+    settings = TrainSettings.from_dict(state["settings"])
+    weights = {
+        name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in weights_of(state, averaged=averaged).items()
+    }
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{checkpoint}: the tensor {name} is not finite in {dtype}; export in float32 instead"
+            )
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CheckpointError(f"cannot make the folder {folder}: {e.strerror}") from e
+    blob = save(weights, metadata={"format": "pt"})
+    write_atomically(folder / WEIGHTS_FILE, lambda f: f.write(blob))
+    files: dict[str, Any] = {
+        "config.json": _configuration(settings.config(settings.stages[-1]), dtype),
+        "vocab.json": VOCABULARY,
+        "tokenizer_config.json": TOKENIZER_CONFIG,
+        "special_tokens_map.json": {"pad_token": BLANK, "unk_token": BLANK},
+        "preprocessor_config.json": PREPROCESSOR_CONFIG,
+        "streaming.json": {"contexts": dict(contexts)},
+        "training.json": {"recipe": state["settings"], "progress": state["progress"], "averaged": averaged},
+    }
+    for name, content in files.items():
+        text = (json.dumps(content, indent=2) + "\n").encode()
+        write_atomically(folder / name, lambda f, text=text: f.write(text))
+    return folder
+
+
+def _configuration(config: WavLMConfig, dtype: str) -> dict[str, Any]:
+    """`config.json`; its vocabulary must be the one written beside it."""
+    if config.vocab_size != len(TOKENS):
+        raise CheckpointError(f"the model has {config.vocab_size} outputs, the vocabulary {len(TOKENS)} tokens")
+    return {**config.to_dict(), "architectures": ["WavLMForCTC"], "dtype": dtype}
