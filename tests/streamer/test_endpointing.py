@@ -1,0 +1,142 @@
+"""Endpoint rules and speech starts on hand-made and random frames."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavlm_live.model.errors import ConfigurationError
+from wavlm_live.streamer.alphabet import BLANK, BORDER, LETTER
+from wavlm_live.streamer.endpointing import Endpointer, EndpointRules, SpeechRules, SpeechWatch
+
+RULES = EndpointRules(silence_ms=200, max_segment_s=2.0, no_speech_ms=600)  # 10, 100 and 30 frames
+KINDS = {".": BLANK, "|": BORDER, "a": LETTER}
+
+
+def ends(kinds: list[int], rules: EndpointRules = RULES, cuts: list[int] = [], **options: Any) -> list[tuple[int, str]]:  # noqa: B006
+    """All endpoints as (frames before them, reason)."""
+    endpointer, found, at = Endpointer(rules, **options), [], 0
+    borders = [0, *sorted(min(c, len(kinds)) for c in cuts), len(kinds)]
+    for start, end in itertools.pairwise(borders):
+        rest = kinds[start:end]
+        while rest:
+            seen, reason = endpointer.scan(rest)
+            at, rest = at + seen, rest[seen:]
+            if reason:
+                found.append((at, reason))
+    return found
+
+
+def frames(text: str) -> list[int]:
+    return [KINDS[c] for c in text]
+
+
+def test_silence_after_speech() -> None:
+    assert ends(frames("aa" + "." * 9)) == []
+    assert ends(frames("aa" + "." * 10)) == [(12, "silence")]
+    assert ends(frames("a" + "." * 9 + "a" + "." * 10 + "a" + "|" + "." * 9)) == [(21, "silence"), (32, "silence")]
+
+
+def test_long_silence_without_speech_begins_anew_without_end() -> None:
+    assert ends(frames("." * 95)) == [(30, "nothing"), (60, "nothing"), (90, "nothing")]
+    assert ends(frames("a" + "." * 45)) == [(11, "silence"), (41, "nothing")]
+
+
+def test_a_short_segment_waits() -> None:
+    rules = EndpointRules(silence_ms=200, max_segment_s=2.0, no_speech_ms=600, min_segment_s=0.5)
+    assert ends(frames("a" + "." * 40), rules) == [(25, "silence")]
+    assert ends(frames("a" * 30 + "." * 40), rules)[0] == (40, "silence")
+
+
+def test_near_the_limit_a_short_pause_between_words_is_enough() -> None:
+    # 75 frames in, half of the time between half and whole limit is over, and so is half of the silence
+    assert ends(frames("a" * 70 + "." * 5 + "a" * 9)) == []  # no delimiter: inside a word
+    assert ends(frames("a" * 69 + "|" + "." * 5 + "a" * 9)) == [(75, "length")]
+    assert ends(frames("a" * 40 + "|" + "." * 8 + "a" * 9)) == []  # not yet half
+
+
+def test_at_the_limit_the_next_border_of_words_will_do() -> None:
+    assert ends(frames("a" * 99 + "." + "a" * 20 + "." + "a" * 5 + "|aaa")) == [(127, "length")]
+
+
+def test_without_any_border_a_word_is_cut_at_twice_the_limit() -> None:
+    assert ends(frames("aa." * 80)) == [(200, "length")]
+    assert ends(frames("aa." * 80), borders=False)[0][0] <= 101  # a model without delimiter: any pause
+
+
+sequences = st.lists(
+    st.tuples(st.sampled_from("a.|"), st.integers(1, 30)).map(lambda run: run[0] * run[1]), max_size=40
+).map(lambda runs: frames("".join(runs)))
+
+
+@given(sequences, st.lists(st.integers(0, 1000), max_size=5))
+def test_splits_do_not_matter(kinds: list[int], cuts: list[int]) -> None:
+    assert ends(kinds, cuts=cuts) == ends(kinds)
+
+
+@given(sequences)
+def test_no_end_inside_a_word_nor_much_too_late(kinds: list[int]) -> None:
+    start = 0
+    for at, reason in ends(kinds):
+        segment = kinds[start:at]
+        if reason == "nothing":
+            assert LETTER not in segment
+        else:
+            spoken = segment[segment.index(LETTER) :]
+            pause = list(itertools.takewhile(lambda kind: kind != LETTER, reversed(spoken)))
+            assert len(spoken) <= 200
+            if reason == "silence":
+                assert len(pause) >= 10
+            elif len(spoken) < 200:
+                assert BORDER in pause
+        start = at
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("silence_ms", 0), ("silence_ms", -1), ("silence_ms", True), ("silence_ms", "800"), ("max_segment_s", 1.0),
+        ("max_segment_s", float("nan")), ("max_segment_s", float("inf")), ("min_segment_s", 11),
+        ("no_speech_ms", 1), ("frame_ms", 0),
+    ],
+)  # fmt: skip
+def test_bad_rules_are_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"EndpointRules\.{field} is "):
+        EndpointRules(**{field: value})
+
+
+def test_speech_has_two_thresholds_and_a_waiting_time() -> None:
+    watch = SpeechWatch(SpeechRules(start_probability=0.5, stay_probability=0.2, pause_ms=100))
+    assert watch.scan([0.3, 0.4, 0.6, 0.0, 0.0]) == [(True, 2)]
+    assert watch.speaking
+    assert watch.scan([0.3, 0.1, 0.1, 0.1, 0.1]) == []  # 0.3 keeps it going
+    assert watch.scan([0.1, 0.3, 0.7]) == [(False, 6), (True, 12)]
+    assert watch.stop() == [(False, 13)]
+    assert watch.stop() == []
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.7]), max_size=200), st.lists(st.integers(0, 200), max_size=4))
+def test_speech_starts_and_stops_alternate_whatever_the_splits(values: list[float], cuts: list[int]) -> None:
+    rules = SpeechRules(pause_ms=60)
+    whole, parts = SpeechWatch(rules), SpeechWatch(rules)
+    expected = whole.scan(values) + whole.stop()
+    borders = [0, *sorted(min(c, len(values)) for c in cuts), len(values)]
+    changes = [c for a, b in itertools.pairwise(borders) for c in parts.scan(values[a:b])] + parts.stop()
+    assert changes == expected
+    assert [started for started, _ in changes] == [True, False] * (len(changes) // 2)
+    ats = [at for _, at in changes]
+    assert ats == sorted(ats)
+    for start, end in zip(ats[::2], ats[1::2], strict=True):
+        assert values[start] > 0.5
+        assert values[end - 1] > 0.2
+
+
+def test_bad_speech_rules_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="stay_probability"):
+        SpeechRules(start_probability=0.3, stay_probability=0.4)
+    with pytest.raises(ConfigurationError, match="pause_ms"):
+        SpeechRules(pause_ms=1)
