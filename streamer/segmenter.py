@@ -1,0 +1,221 @@
+"""`Segmenter`: frames of log-probabilities in, events out; the decoder and the endpoint rules joined.
+
+It knows neither the encoder nor samples, only frames, and treats three kinds of them:
+
+- committed frames (`accept`), which are final and move the timeline on;
+- provisional frames (`partial`), which follow the committed ones for now and only colour the partial result;
+- provisional frames that somebody wants as a result at once (`flush`). Their text is given out before they are
+  committed. When they are, the words said already are recognised by where they begin and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from .endpointing import Endpointer, EndpointRules, SpeechRules, SpeechWatch
+from .events import Activity, EndReason, Event, Final, Partial, SpeechStarted, SpeechStopped, Word
+from .greedy import GreedyDecoder
+
+FLUSH_TOLERANCE_FRAMES = 2
+"""Frames by which a word may move between its provisional and its committed reading."""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a flush gave out ahead of the committed frames."""
+
+    text: str  # of the last word given out, whole
+    end_samples: int  # of that word
+
+
+class Segmenter:
+    """Turns the frames of one stream into results.
+
+    Args:
+        decoder: fresh; its alphabet and hop count here too.
+        endpoint: when a segment ends.
+        speech: when speech starts and stops.
+        activity: also give an `Activity` event for all committed frames.
+    """
+
+    def __init__(
+        self, decoder: GreedyDecoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False
+    ) -> None:
+        self.decoder = decoder
+        self.alphabet = decoder.alphabet
+        self.hop_samples = decoder.hop_samples
+        self.limit_samples: int | None = None
+        """Where the sound ended; words after it are dropped and times are clipped to it. None while it goes on."""
+        self._endpointer = Endpointer(endpoint, borders=self.alphabet.delimiter_id is not None)
+        self._watch = SpeechWatch(speech)
+        self._activity = activity
+        self._said: _Said | None = None
+        self._shown = ("", "")  # stable and unstable text of the last partial of this segment
+
+    @property
+    def decided_samples(self) -> int:
+        """Every sample before this one is covered by a final that was given out, or is silence."""
+        words = self._visible(self.decoder.words)
+        at = words[0].start_samples if words else self.decoder.frames * self.hop_samples
+        at = max(at, self._said.end_samples) if self._said else at
+        return at if self.limit_samples is None else min(at, self.limit_samples)
+
+    def accept(self, logprobs: np.ndarray) -> list[Event]:
+        """Read committed frames.
+
+        Args:
+            logprobs: natural log-probabilities `[frames, labels]`, any number of frames.
+
+        Returns:
+            The finals of segments that end in them, speech starts and stops, and activity; no partial.
+
+        Raises:
+            ValueError: another shape.
+        """
+        self.alphabet.check(logprobs)
+        events: list[Event] = []
+        probabilities = self.alphabet.speech_probabilities(logprobs)
+        if self._activity:
+            events += self._activity_of(probabilities)
+        kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
+        first = 0
+        while first < len(kinds):
+            seen, reason = self._endpointer.scan(kinds[first:])
+            last = first + seen
+            events += self._speech(self._watch.scan(probabilities[first:last].tolist()))
+            self.decoder.accept(logprobs[first:last])
+            if reason:
+                events += self._end(self.decoder.words, "length" if reason == "length" else "silence")
+                self._begin()
+            first = last
+        return events
+
+    def partial(self, logprobs: np.ndarray | None = None) -> list[Event]:
+        """The text of the segment so far, if it changed since it was last shown.
+
+        Args:
+            logprobs: provisional frames `[frames, labels]` after the accepted ones; None for none.
+
+        Returns:
+            One `Partial`, or nothing.
+        """
+        words = self._visible(self._words_ahead(logprobs))
+        stable = len(self._visible(self.decoder.complete))
+        shown = _text(words[:stable]), _text(words[stable:])
+        if shown == self._shown:
+            return []
+        self._shown = shown
+        return [Partial(*shown, words)]
+
+    def flush(self, logprobs: np.ndarray | None = None) -> list[Event]:
+        """End the segment now; the text of provisional frames counts as said.
+
+        A word that is being spoken is given out as far as it was heard; if it turns out longer, its missing
+        letters begin the next segment.
+
+        Args:
+            logprobs: provisional frames `[frames, labels]` after the accepted ones; None for none.
+
+        Returns:
+            One `Final`, or nothing where there was no text.
+        """
+        words = self._words_ahead(logprobs)
+        events = self._end(words, "flush")
+        if events:
+            # Words that are complete among the committed frames cannot be read again.
+            read = words[-1] in self.decoder.complete
+            self._said = None if read else _Said(words[-1].text, words[-1].end_samples)
+        self.decoder.take()  # the open word stays: its committed end is still to come
+        self._endpointer.reset()
+        return events
+
+    def close(self) -> list[Event]:
+        """The end of the stream: the last final and the end of speech, if there are any."""
+        events = self._speech(self._watch.stop())
+        events += self._end(self.decoder.words, "end")
+        self._begin()
+        return events + self.partial()
+
+    def _end(self, words: tuple[Word, ...], reason: EndReason) -> list[Event]:
+        words = self._visible(words)
+        if not words:
+            return []  # a partial that is still shown is taken back by the next call of `partial`
+        self._shown = ("", "")
+        return [Final(_text(words), words, words[0].start_samples, words[-1].end_samples, reason)]
+
+    def _begin(self) -> None:
+        """A new segment starts behind the accepted frames."""
+        self.decoder.reset()
+        if self._said and self.decoder.frames * self.hop_samples >= self._said.end_samples:
+            self._said = None
+
+    def _words_ahead(self, logprobs: np.ndarray | None) -> tuple[Word, ...]:
+        """The words of the segment and of the provisional frames, which may hold endpoints of their own."""
+        if logprobs is None:
+            return self.decoder.words
+        decoder, endpointer = self.decoder.fork(), copy(self._endpointer)
+        kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
+        words: tuple[Word, ...] = ()
+        first = 0
+        while first < len(kinds):
+            seen, reason = endpointer.scan(kinds[first:])
+            decoder.accept(logprobs[first : first + seen])
+            first += seen
+            if reason:
+                words += decoder.words
+                decoder.reset()
+        return words + decoder.words
+
+    def _visible(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
+        """The words without what a flush gave out, and within the sound."""
+        before: tuple[Word | None, ...] = (None, *words)
+        shown = [left for last, word in zip(before, words, strict=False) if (left := self._unsaid(word, last))]
+        limit = self.limit_samples
+        if limit is not None:
+            shown = [
+                msgspec.structs.replace(word, end_samples=min(word.end_samples, limit))
+                for word in shown
+                if word.start_samples < limit
+            ]
+        return tuple(shown)
+
+    def _unsaid(self, word: Word, last: Word | None) -> Word | None:
+        """The word, which follows `last`, or the part of it that no flush gave out, if any."""
+        said = self._said
+        if said is None:
+            return word
+        if word.start_samples >= said.end_samples:
+            # A short word may move past its provisional end: then it was not read before.
+            near = word.start_samples < said.end_samples + FLUSH_TOLERANCE_FRAMES * self.hop_samples
+            moved = near and word.text == said.text and (last is None or last.text != said.text)
+            return None if moved else word
+        # It began before the flush, so it was said, unless it is the last word and went on after the flush.
+        if word.end_samples <= said.end_samples or word.text == said.text or not word.text.startswith(said.text):
+            return None
+        rest = word.text[len(said.text) :]
+        return msgspec.structs.replace(word, text=rest, start_samples=said.end_samples)
+
+    def _activity_of(self, probabilities: np.ndarray) -> list[Event]:
+        start = self.decoder.frames * self.hop_samples
+        if self.limit_samples is not None:  # frames that begin after the sound tell nothing
+            probabilities = probabilities[: max(0, -(-(self.limit_samples - start) // self.hop_samples))]
+        if not len(probabilities):
+            return []
+        return [Activity(start, self.hop_samples, tuple(probabilities.tolist()))]
+
+    def _speech(self, changes: list[tuple[bool, int]]) -> list[Event]:
+        events: list[Event] = []
+        for started, frame in changes:
+            at = frame * self.hop_samples
+            at = at if self.limit_samples is None else min(at, self.limit_samples)
+            events.append(SpeechStarted(at) if started else SpeechStopped(at))
+        return events
+
+
+def _text(words: Sequence[Word]) -> str:
+    return " ".join(word.text for word in words)
