@@ -8,32 +8,14 @@ adapter does not stream.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import WavLMConfig
 
-Lengths = TypeVar("Lengths", int, Tensor)
-
 _PADDING = 1
 """Zeros at either end of every convolution, whatever its kernel (as in transformers)."""
-
-
-def adapter_lengths(config: WavLMConfig, frames: Lengths) -> Lengths:
-    """Frames after the adapter for `frames` before it, by transformers' formula.
-
-    The formula is that of a kernel of 3 frames whatever `adapter_kernel_size` says. With a wider one the
-    adapter gives fewer frames than this, so a caller bounds the result by the frames it has.
-
-    Args:
-        frames: an integer or an integer tensor of any shape; the result is of the same kind.
-    """
-    for _ in range(config.num_adapter_layers):
-        frames = (frames - 1) // config.adapter_stride + 1
-    return frames
 
 
 class WavLMAdapter(nn.Module):
@@ -55,7 +37,18 @@ class WavLMAdapter(nn.Module):
             AdapterLayer(width, config.adapter_kernel_size, config.adapter_stride)
             for _ in range(config.num_adapter_layers)
         )
+        self.stride = config.adapter_stride
         self.layerdrop = config.layerdrop
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames after the adapter for rows of so many frames before it, integers of any shape.
+
+        This is transformers' formula, that of a kernel of 3 whatever `adapter_kernel_size` says. A wider
+        kernel gives fewer frames, so a caller bounds the result by the frames it has.
+        """
+        for _ in self.layers:
+            lengths = torch.div(lengths - 1, self.stride, rounding_mode="floor") + 1
+        return lengths
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Shorten and, where the widths differ, project the frames.
@@ -67,7 +60,7 @@ class WavLMAdapter(nn.Module):
             hidden: `[batch, frames, hidden_size]`.
 
         Returns:
-            `[batch, frames', output_hidden_size]`; see `adapter_lengths`.
+            `[batch, frames', output_hidden_size]`; see `output_lengths`.
         """
         if self.proj is not None and self.proj_layer_norm is not None:
             hidden = self.proj_layer_norm(self.proj(hidden))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wavlm_live.model.adapter import WavLMAdapter, adapter_lengths
+
+from wavlm_live.model.adapter import WavLMAdapter
 from wavlm_live.model.config import WavLMConfig
 
 
@@ -56,14 +57,18 @@ def test_equals_transformers(
     got.square().sum().backward()
     torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4)
     if kernel == 3:
-        assert got.shape[1] == adapter_lengths(config, frames)
+        assert got.shape[1] == ours.output_lengths(torch.tensor(frames))
 
 
 def test_lengths_of_a_batch() -> None:
-    config = small()
-    assert adapter_lengths(config, 49) == 7  # 49 -> 25 -> 13 -> 7
-    assert adapter_lengths(config, torch.tensor([49, 1, 17])).tolist() == [7, 1, 3]
-    assert WavLMAdapter(config).eval()(torch.zeros(1, 49, 8)).shape == (1, 7, 8)
+    adapter = WavLMAdapter(small()).eval()
+    assert adapter.output_lengths(torch.tensor([49, 1, 17, 0])).tolist() == [
+        7,
+        1,
+        3,
+        0,
+    ]  # 49 -> 25 -> 13 -> 7
+    assert adapter(torch.zeros(1, 49, 8)).shape == (1, 7, 8)
 
 
 def test_same_width_needs_no_projection() -> None:

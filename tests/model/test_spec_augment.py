@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from wavlm_live.model.errors import ConfigurationError
 from wavlm_live.model.spec_augment import span_mask
 
