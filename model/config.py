@@ -254,5 +254,7 @@ class WavLMConfig:
         return cls.from_dict(values)
 
     def replace(self, **changes: Any) -> WavLMConfig:
-        """A copy with some fields changed."""
+        """A copy with some fields changed; a new `num_labels` alone drops the old names of the classes."""
+        if "num_labels" in changes:
+            changes.setdefault("id2label", {})
         return dataclasses.replace(self, **changes)

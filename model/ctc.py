@@ -14,6 +14,7 @@ from .errors import ConfigurationError
 from .outputs import HeadOutput, StepOutput
 from .pretrained import PretrainedMixin
 from .states import StreamStates
+from .trainable import TrainableMixin
 from .wavlm import WavLMModel, initialise
 
 
@@ -47,7 +48,7 @@ def ctc_loss(logits: Tensor, lengths: Tensor, labels: Tensor, config: WavLMConfi
         )
 
 
-class WavLMForCTC(PretrainedMixin, nn.Module):
+class WavLMForCTC(PretrainedMixin, TrainableMixin, nn.Module):
     """WavLM with a linear map to tokens; the blank is `config.pad_token_id`."""
 
     def __init__(self, config: WavLMConfig):
@@ -86,7 +87,9 @@ class WavLMForCTC(PretrainedMixin, nn.Module):
                 samples = torch.full((len(logits),), input_values.shape[1], device=logits.device)
             else:
                 samples = attention_mask.sum(-1).long()
-            loss = ctc_loss(logits, self.wavlm.output_lengths(samples), labels, self.config)
+            # the formula of an adapter may promise more frames than there are, that of a short row less than 0
+            lengths = self.wavlm.output_lengths(samples).clamp(0, logits.shape[1])
+            loss = ctc_loss(logits, lengths, labels, self.config)
         return HeadOutput(logits, loss, base.hidden_states, base.attentions)
 
     def feature_lengths(self, sample_lengths: Tensor) -> Tensor:

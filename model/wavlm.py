@@ -22,6 +22,7 @@ from .outputs import BaseOutput
 from .pretrained import PretrainedMixin
 from .spec_augment import span_mask
 from .streaming import StreamingMixin
+from .trainable import TrainableMixin
 
 
 class FeatureProjection(nn.Module):
@@ -41,7 +42,7 @@ class FeatureProjection(nn.Module):
 
 def initialise(module: nn.Module, config: WavLMConfig) -> None:
     """Random weights in the manner of the published code: normal for linear maps, Kaiming for convolutions."""
-    for part in module.modules():
+    for part in reversed(list(module.modules())):  # parts of a part first: the whole has the last word
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=config.initializer_range)
             if part.bias is not None:
@@ -59,12 +60,14 @@ def initialise(module: nn.Module, config: WavLMConfig) -> None:
             nn.init.uniform_(part.projection.bias, -bound, bound)
         elif isinstance(part, Encoder):
             conv = part.pos_conv_embed.conv
+            assert isinstance(conv, nn.Conv1d)
+            assert conv.bias is not None
             deviation = 2 * (1 / (conv.kernel_size[0] * conv.in_channels)) ** 0.5
             conv.weight = torch.randn_like(conv.weight) * deviation  # through the weight norm
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)
 
 
-class WavLMModel(StreamingMixin, PretrainedMixin, nn.Module):
+class WavLMModel(StreamingMixin, PretrainedMixin, TrainableMixin, nn.Module):
     """WavLM without a head.
 
     Raises:
