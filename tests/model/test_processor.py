@@ -18,6 +18,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
+
 from wavlm_live.model.errors import AudioError, CheckpointError, ConfigurationError, TextError
 from wavlm_live.model.processor import WavLMProcessor
 from wavlm_live.model.tokenizer import CTCTokenizer
@@ -145,7 +146,7 @@ def test_audio_that_cannot_be_used(audio: Any, message: str) -> None:
 
 
 def test_sampling_rate(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(AudioError, match="44100 samples a second.*16000.*resample"):
+    with pytest.raises(AudioError, match=r"44100 samples a second.*16000.*resample"):
         WavLMProcessor()(np.zeros(400, np.float32), 44100)
     with caplog.at_level(logging.WARNING):
         WavLMProcessor()(np.zeros(400, np.float32))

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Wav2Vec2CTCTokenizer
+
 from wavlm_live.model.errors import CheckpointError, ConfigurationError, TextError
 from wavlm_live.model.tokenizer import CTCTokenizer
 
@@ -50,7 +51,7 @@ def test_ids_to_text_and_offsets_as_transformers(vocab: dict[str, int], data: st
         st.lists(st.integers(0, len(vocab) - 1) | st.just(vocab["|"]) | st.just(vocab["<pad>"]), max_size=40)
     )
     group = data.draw(st.booleans())
-    expected = theirs.decode(ids, output_char_offsets=True, output_word_offsets=True, group_tokens=group)
+    expected: Any = theirs.decode(ids, output_char_offsets=True, output_word_offsets=True, group_tokens=group)
     found = ours.decode_with_offsets(ids, group_tokens=group)
     assert found.text == expected.text == ours.decode(ids, group_tokens=group)
     same_offsets(found.chars, expected.char_offsets, "char")
