@@ -39,6 +39,7 @@ class Source:
         path = Path(self.name).expanduser()
         self.folder: Path | None = path if path.is_dir() else None
         self._unreached: Exception | None = None
+        self._offline = False
         if self.folder is not None:
             return
         if path.exists():
@@ -62,7 +63,7 @@ class Source:
             path = self.folder / filename
             return path if path.is_file() else None
         try:
-            from huggingface_hub import errors, hf_hub_download
+            from huggingface_hub import constants, errors, hf_hub_download
         except ImportError as e:
             raise CheckpointError(
                 f"there is no folder {self.name!r}, and the hub needs the package huggingface_hub (pip install it)"
@@ -70,7 +71,8 @@ class Source:
         try:
             return Path(hf_hub_download(self.name, filename, revision=self.revision))
         except errors.LocalEntryNotFoundError as e:
-            self._unreached = e  # offline: the file may be missing here alone, so the next candidate is tried
+            # offline: this one file may be missing, so the caller goes on to its next candidate
+            self._unreached, self._offline = e, bool(constants.HF_HUB_OFFLINE)
             return None
         except errors.EntryNotFoundError:
             return None
@@ -106,7 +108,7 @@ class Source:
                 + (f"it holds {', '.join(there[:8])}{', ...' if len(there) > 8 else ''}" if there else "it is empty")
             )
         if self._unreached is not None:
-            why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+            why = "HF_HUB_OFFLINE is set" if self._offline else "the hub cannot be reached"
             raise CheckpointError(
                 f"there is no folder {self.name!r}, {wanted} of that hub name is not in the local cache, and {why}; "
                 "download it once with a network, or give a folder"
