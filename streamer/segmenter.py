@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from .endpointing import Endpointer, EndpointRules, SpeechRules, SpeechWatch
+from .endpointing import Endpointer, EndpointReason, EndpointRules, SpeechRules, SpeechWatch
 from .events import Activity, EndReason, Event, Final, Partial, SpeechStarted, SpeechStopped, Word
 from .greedy import GreedyDecoder
 
@@ -90,7 +90,7 @@ class Segmenter:
             events += self._speech(self._watch.scan(probabilities[first:last].tolist()))
             self.decoder.accept(logprobs[first:last])
             if reason:
-                events += self._end(self.decoder.words, "length" if reason == "length" else "silence")
+                events += self._end(self.decoder.words, self._reason(reason))
                 self._begin()
             first = last
         return events
@@ -140,6 +140,11 @@ class Segmenter:
         events += self._end(self.decoder.words, "end")
         self._begin()
         return events + self.partial()
+
+    def _reason(self, endpoint: EndpointReason) -> EndReason:
+        if self.limit_samples is not None and self.decoder.frames * self.hop_samples > self.limit_samples:
+            return "end"  # the pause is made of what follows the sound
+        return "length" if endpoint == "length" else "silence"
 
     def _end(self, words: tuple[Word, ...], reason: EndReason) -> list[Event]:
         words = self._visible(words)

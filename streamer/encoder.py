@@ -1,0 +1,100 @@
+"""How a session talks to the encoder: `EncoderStream`, and `LocalEncoder`, which runs the model in place.
+
+A session knows nothing but this interface, so streams that are computed together with others fit behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..model import StreamingContext, WavLMForCTC
+
+
+@dataclass(frozen=True)
+class EncoderStep:
+    """What one step of one stream gives."""
+
+    logprobs: np.ndarray
+    """Natural log-probabilities, float32 `[frames, labels]`: own frames, then those of the right context."""
+    own_frames: int
+    """Frames of the chunk itself; after a committing step they are final."""
+
+
+class EncoderStream(Protocol):
+    """The encoder's side of one stream."""
+
+    hop_samples: int
+    """Samples from one frame to the next."""
+    receptive_samples: int
+    """Samples of the first frame."""
+
+    @property
+    def waiting_frames(self) -> int:
+        """Frames heard and not committed."""
+        ...
+
+    def listen(self, samples: np.ndarray) -> None:
+        """Hear sound, float32 `[samples]`: at most up to the end of the next chunk's right context."""
+        ...
+
+    def step(self, *, commit: bool = True, final: bool = False) -> EncoderStep:
+        """Encode what waits: commit one chunk, or look at it without committing.
+
+        Args:
+            commit: False gives provisional frames and changes nothing.
+            final: the stream has ended, a chunk may be short.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the stream's state back; nothing may follow."""
+        ...
+
+
+class LocalEncoder:
+    """One stream of a model in this process, with a state of one slot.
+
+    Args:
+        model: in evaluation mode, on its device.
+        context: what a step sees.
+
+    Raises:
+        ConfigurationError: the model cannot stream (it has an adapter).
+    """
+
+    def __init__(self, model: WavLMForCTC, context: StreamingContext) -> None:
+        self.hop_samples = model.config.hop_samples
+        self.receptive_samples = model.config.receptive_samples
+        self._model = model
+        self._states = model.new_states(1, context)
+
+    @property
+    def waiting_frames(self) -> int:
+        """See `EncoderStream`."""
+        return self._states.waiting(0)
+
+    def listen(self, samples: np.ndarray) -> None:
+        """See `EncoderStream`.
+
+        Raises:
+            StreamError: more samples than the state has room for.
+        """
+        self._model.listen(self._states, [0], torch.from_numpy(samples)[None])
+
+    def step(self, *, commit: bool = True, final: bool = False) -> EncoderStep:
+        """See `EncoderStream`.
+
+        Raises:
+            StreamError: too few waiting frames for a chunk.
+        """
+        out = self._model.step(self._states, [0], commit=commit, final=final)
+        assert out.logits is not None
+        logprobs = out.logits[0, : out.frames[0]].float().log_softmax(-1)  # [frames, labels]
+        return EncoderStep(logprobs.cpu().numpy(), out.own_frames[0])
+
+    def close(self) -> None:
+        """See `EncoderStream`; the memory goes with the object."""

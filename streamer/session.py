@@ -1,0 +1,192 @@
+"""`Session`: one stream of sound in, events out. Synchronous, without clocks, threads or I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..model.context import StreamingContext
+from ..model.errors import AudioError, ConfigurationError, StreamError
+from .alphabet import Alphabet
+from .chunker import Chunker
+from .encoder import EncoderStep, EncoderStream
+from .endpointing import EndpointRules, SpeechRules
+from .events import SAMPLE_RATE, Event, Ready
+from .greedy import GreedyDecoder
+from .segmenter import Segmenter
+
+TAIL_SAMPLES = 4800
+"""Silence put behind the last sample: 0.3 s, for the last frame to be whole and the last letter to come out."""
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How one session listens.
+
+    Raises:
+        ConfigurationError: a value that cannot work; the message names the field.
+    """
+
+    context: StreamingContext | None = None
+    """What a step of the encoder sees; None: the model's default."""
+    partial_hop_ms: int = 100
+    """New sound from one provisional pass to the next; 0: partials only when a chunk is committed, which is
+    the cheapest and right for files that nobody watches."""
+    endpoint: EndpointRules = field(default_factory=EndpointRules)
+    """When a segment ends."""
+    speech: SpeechRules = field(default_factory=SpeechRules)
+    """When speech starts and stops."""
+    activity: bool = False
+    """Also give `Activity` events, with a probability for each frame."""
+
+    def __post_init__(self) -> None:
+        value = self.partial_hop_ms
+        if type(value) is not int or not (value == 0 or value >= 10):
+            raise ConfigurationError(
+                f"SessionSettings.partial_hop_ms is {value!r}, expected 0 (off) or whole milliseconds from 10"
+            )
+
+
+class Session:
+    """One stream. `Recogniser.open` makes it.
+
+    The same sound gives the same events of every kind but `Partial`, whatever blocks it comes in.
+
+    Args:
+        encoder: of a stream that has heard nothing.
+        alphabet: of the encoder's outputs.
+        context: the one that the encoder was made with.
+        settings: how to listen; its own context is not looked at here.
+        model: name for the `Ready` event.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderStream,
+        alphabet: Alphabet,
+        context: StreamingContext,
+        settings: SessionSettings | None = None,
+        model: str = "",
+    ) -> None:
+        self.settings = settings or SessionSettings()
+        hop = encoder.hop_samples
+        self.ready = Ready(model, str(context), context.step_frames * hop)
+        """The event that opens the stream; `feed` does not repeat it."""
+        self._encoder = encoder
+        partial_hop_samples = self.settings.partial_hop_ms * SAMPLE_RATE // 1000
+        self._chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
+        self._segmenter = Segmenter(
+            GreedyDecoder(alphabet, hop), self.settings.endpoint, self.settings.speech, self.settings.activity
+        )
+        self._taken = 0
+        self._finished = False
+
+    @property
+    def samples_taken(self) -> int:
+        """Samples fed so far."""
+        return self._taken
+
+    @property
+    def decided_samples(self) -> int:
+        """Every sample before this one lies in a `Final` that was given out, or is silence."""
+        return self._taken if self._finished else min(self._taken, self._segmenter.decided_samples)
+
+    def feed(self, samples: np.ndarray) -> list[Event]:
+        """Take a block of sound and return what became known by it.
+
+        Args:
+            samples: float32 `[samples]`, mono at 16 kHz, full scale 1; any number of them, none too.
+
+        Raises:
+            AudioError: another type or shape, or values that are not finite; nothing was taken.
+            StreamError: the session was finished.
+        """
+        self._check(samples)
+        self._taken += len(samples)
+        committed: EncoderStep | None = None
+        due = False
+        events: list[Event] = []
+        for piece in self._chunker.push(samples):
+            self._encoder.listen(piece.samples)
+            due |= piece.provisional
+            if piece.commit:
+                committed = self._commit(events)
+        if committed is not None:
+            # The right context was encoded with the chunk: it is a provisional pass that costs nothing.
+            events += self._segmenter.partial(committed.logprobs[committed.own_frames :])
+        elif due and self._encoder.waiting_frames:
+            events += self._segmenter.partial(self._encoder.step(commit=False).logprobs)
+        return events
+
+    def flush(self) -> list[Event]:
+        """End the segment with what was heard so far; the stream goes on.
+
+        Frames that are not committed yet are read provisionally. Their text is not given twice, and what the
+        encoder makes of the sound that follows does not change. A little silence before a flush makes the last
+        word certain.
+
+        Returns:
+            A `Final` with the reason "flush" where there was text, else nothing.
+
+        Raises:
+            StreamError: the session was finished.
+        """
+        self._check_open()
+        rest = self._chunker.rest()
+        if len(rest):
+            self._encoder.listen(rest)
+        ahead = self._encoder.step(commit=False).logprobs if self._encoder.waiting_frames else None
+        return self._segmenter.flush(ahead)
+
+    def finish(self) -> list[Event]:
+        """End the stream: everything that was heard is decoded, to the last word.
+
+        Returns:
+            The last events; nothing if the session was finished before.
+        """
+        if self._finished:
+            return []
+        self._finished = True
+        events: list[Event] = []
+        if self._taken:
+            self._segmenter.limit_samples = self._taken
+            for piece in self._chunker.push(np.zeros(TAIL_SAMPLES, np.float32)):
+                self._encoder.listen(piece.samples)
+                if piece.commit:
+                    self._commit(events)
+            rest = self._chunker.rest()
+            if len(rest):
+                self._encoder.listen(rest)
+            while self._encoder.waiting_frames:
+                self._commit(events, final=True)
+        events += self._segmenter.close()
+        self._encoder.close()
+        return events
+
+    def _commit(self, events: list[Event], final: bool = False) -> EncoderStep:
+        step = self._encoder.step(final=final)
+        events += self._segmenter.accept(step.logprobs[: step.own_frames])
+        return step
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise StreamError("this session was finished; open a new one for more sound")
+
+    def _check(self, samples: np.ndarray) -> None:
+        self._check_open()
+        if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
+            what = type(samples).__name__
+            if isinstance(samples, np.ndarray):
+                what = f"an array of {samples.dtype} with the shape {list(samples.shape)}"
+            raise AudioError(
+                f"feed was given {what}, expected float32 [samples], mono at 16 kHz; divide int16 by 32768 and "
+                "mix channels down first"
+            )
+        finite = np.isfinite(samples)
+        if not finite.all():
+            wrong = len(samples) - int(np.count_nonzero(finite))
+            raise AudioError(
+                f"{wrong} of {len(samples)} samples are not finite (NaN or infinite), the first is sample "
+                f"{self._taken + int(finite.argmin())} of the stream; the block was not taken"
+            )
