@@ -1,0 +1,81 @@
+"""From sound to live text: sources, sessions, events and the faces of `wavlm-live`.
+
+    from wavlm_live.streamer import Recogniser
+    session = Recogniser.load().open()
+    for block in source:
+        for event in session.feed(block): ...
+    session.finish()
+
+Names are imported when they are first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .endpointing import EndpointRules, SpeechRules
+    from .events import (
+        Acknowledged,
+        Activity,
+        Event,
+        Final,
+        Partial,
+        Problem,
+        Ready,
+        Speaker,
+        SpeechStarted,
+        SpeechStopped,
+        Word,
+        to_wire,
+    )
+    from .recogniser import Recogniser
+    from .session import Session, SessionSettings
+
+_HOME = {
+    "EndpointRules": "endpointing",
+    "SpeechRules": "endpointing",
+    "Recogniser": "recogniser",
+    "Session": "session",
+    "SessionSettings": "session",
+    **dict.fromkeys(
+        (
+            "Acknowledged", "Activity", "Event", "Final", "Partial", "Problem", "Ready", "Speaker",
+            "SpeechStarted", "SpeechStopped", "Word", "to_wire",
+        ),
+        "events",
+    ),
+}  # fmt: skip
+
+__all__ = [
+    "Acknowledged",
+    "Activity",
+    "EndpointRules",
+    "Event",
+    "Final",
+    "Partial",
+    "Problem",
+    "Ready",
+    "Recogniser",
+    "Session",
+    "SessionSettings",
+    "Speaker",
+    "SpeechRules",
+    "SpeechStarted",
+    "SpeechStopped",
+    "Word",
+    "to_wire",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,179 @@
+"""`Recogniser`: a CTC model with all that belongs to it, loaded once and shared by the sessions it opens."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..model import CTCTokenizer, StreamingContext, WavLMForCTC
+from ..model.errors import CheckpointError, ConfigurationError, DeviceError
+from ..model.folders import Source, read_json
+from .alphabet import Alphabet
+from .encoder import LocalEncoder
+from .session import Session, SessionSettings
+
+logger = logging.getLogger(__name__)
+
+GENERAL_CONTEXT = StreamingContext(250, 32, 8)
+"""For checkpoints without a `streaming.json`: 5 s back, chunks of 640 ms, 160 ms ahead."""
+
+
+def compute_device(name: str | torch.device = "auto") -> torch.device:
+    """The device that a name stands for: `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        DeviceError: no such device here, or a name other than auto, cpu, cuda and cuda:N.
+    """
+    text = str(name)
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if text == "cpu":
+        return torch.device("cpu")
+    kind, _, index = text.partition(":")
+    if kind != "cuda" or not (index.isdecimal() or text == "cuda"):
+        raise DeviceError(f"unknown compute device {text!r}; expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise DeviceError(
+            f"compute device {text!r} asked for, but there is no CUDA device that torch {torch.__version__} can use; "
+            "choose cpu, or install a driver and a CUDA build of torch"
+        )
+    if index and int(index) >= count:
+        raise DeviceError(f"compute device {text!r} asked for, but there are {count}: cuda:0 to cuda:{count - 1}")
+    return torch.device(text)
+
+
+def alphabet_of(tokenizer: CTCTokenizer, outputs: int) -> Alphabet:
+    """The labels of a head with so many outputs, from its tokenizer.
+
+    Raises:
+        CheckpointError: the tokenizer has tokens beyond the head's outputs.
+    """
+    if tokenizer.vocab_size > outputs:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the CTC head has {outputs} outputs; they do not "
+            "belong together"
+        )
+    special = {tokenizer.pad_token, tokenizer.delimiter, tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    labels = [""] * outputs
+    for token, index in tokenizer.vocab.items():
+        if token not in special:
+            labels[index] = token.lower() if tokenizer.do_lower_case else token
+    return Alphabet(tuple(labels), tokenizer.blank_id, tokenizer.delimiter_id)
+
+
+class Recogniser:
+    """A model ready to listen.
+
+    Args:
+        model: with a CTC head; it is put into evaluation mode and stays on its device.
+        tokenizer: of its outputs.
+        name: shown to users.
+        contexts: streaming contexts by name; "default" is used where a session names none.
+
+    Raises:
+        CheckpointError: model and tokenizer do not belong together.
+    """
+
+    def __init__(
+        self,
+        model: WavLMForCTC,
+        tokenizer: CTCTokenizer,
+        name: str = "",
+        contexts: Mapping[str, StreamingContext] | None = None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.contexts = {"default": GENERAL_CONTEXT, **(contexts or {})}
+        self.alphabet = alphabet_of(tokenizer, model.config.vocab_size)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | os.PathLike[str] | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+    ) -> Recogniser:
+        """Load a checkpoint.
+
+        Args:
+            name_or_path: a folder or hub name in transformers' format, or the name of a bundled model; None: the
+                bundled one.
+            device: to compute on: auto, cpu, cuda or cuda:N.
+            dtype: to compute in: float32 (None), bfloat16 or float16.
+
+        Raises:
+            CheckpointError: no such checkpoint, or one that cannot be used.
+            DeviceError: no such device.
+            ConfigurationError: another dtype.
+        """
+        where = compute_device(device)
+        from ..model.bundled import bundled_names, bundled_path
+
+        if name_or_path is None or name_or_path in bundled_names():
+            path = bundled_path(name_or_path if name_or_path is None else str(name_or_path))
+            name = path.name
+        else:
+            path, name = name_or_path, str(name_or_path)
+        source = Source(path)
+        tokenizer = CTCTokenizer.from_pretrained(path)
+        contexts = read_contexts(source.find("streaming.json"))
+        if not contexts:
+            logger.info("%s names no streaming context, %s is used", name, GENERAL_CONTEXT)
+        model = WavLMForCTC.from_pretrained(path, device=where, dtype=dtype)
+        return cls(model, tokenizer, name, contexts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.lm_head.weight.dtype
+
+    def context(self, text: str = "default") -> StreamingContext:
+        """A streaming context by its name in `streaming.json`, or by its frames: "left,chunk,right".
+
+        Raises:
+            ConfigurationError: neither; the message lists the names.
+        """
+        if text in self.contexts:
+            return self.contexts[text]
+        try:
+            return StreamingContext.parse(text)
+        except ConfigurationError as e:
+            raise ConfigurationError(f"{e}; or one of this model's: {', '.join(self.contexts)}") from None
+
+    def open(self, settings: SessionSettings | None = None) -> Session:
+        """Begin a stream.
+
+        Raises:
+            ConfigurationError: the model cannot stream.
+        """
+        settings = settings or SessionSettings()
+        context = settings.context or self.contexts["default"]
+        return Session(LocalEncoder(self.model, context), self.alphabet, context, settings, self.name)
+
+
+def read_contexts(path: Path | None) -> dict[str, StreamingContext]:
+    """The named contexts of a `streaming.json`; none where there is no file.
+
+    Raises:
+        CheckpointError: a file that does not have the form `{"contexts": {"default": "left,chunk,right"}}`.
+    """
+    if path is None:
+        return {}
+    named = read_json(path).get("contexts")
+    if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()) or "default" not in named:
+        raise CheckpointError(f'{path} has no "contexts" with a "default", such as {{"default": "250,32,8"}}')
+    try:
+        return {name: StreamingContext.parse(text) for name, text in named.items()}
+    except ConfigurationError as e:
+        raise CheckpointError(f"{path}: {e}") from e
