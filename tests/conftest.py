@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# how long an example takes says nothing on a machine that others use
+settings.register_profile("wavlm-live", deadline=None)
+settings.load_profile("wavlm-live")
 
 
 def pytest_configure(config: pytest.Config) -> None:
