@@ -172,6 +172,23 @@ def test_a_word_cut_by_a_flush_goes_on_in_the_next_segment() -> None:
     assert (partial.stable, partial.unstable) == ("aa", "b")
 
 
+def test_a_committed_word_may_come_again_right_after_a_flush() -> None:
+    segmenter = new()
+    events = segmenter.accept(logprobs_of("..a|"))
+    events += segmenter.flush()
+    events += segmenter.accept(logprobs_of("a|"))
+    assert [f.text for f in finals(events + segmenter.close())] == ["a", "a"]
+
+
+def test_a_segment_is_measured_from_the_flush_on() -> None:
+    segmenter = new()
+    events = segmenter.accept(logprobs_of("ab.c|b|" * 6))
+    events += segmenter.flush()
+    events += segmenter.accept(logprobs_of("ab.c|b|" * 6))
+    events += segmenter.flush()
+    assert [(len(f.words), f.reason) for f in finals(events)] == [(12, "flush")] * 2
+
+
 def test_a_flush_without_text_says_nothing() -> None:
     segmenter = new()
     assert segmenter.flush() == []

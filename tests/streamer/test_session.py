@@ -195,8 +195,8 @@ def test_a_flush_does_not_disturb_what_follows(model: WavLMForCTC, sizes: list[i
 
 def test_when_the_encoder_is_asked() -> None:
     session, encoder = scripted("abc|" * 20, partial_hop_ms=100)
-    for _ in range(10):
-        session.feed(np.zeros(800, np.float32))  # half a hop
+    for _ in range(20):
+        session.feed(np.zeros(400, np.float32))  # a quarter of a hop
     # the first chunk needs 7 frames: 2320 samples; the next ones 1600 more each
     assert encoder.steps == [(1600, False), (2320, True), (3200, False), (3920, True), (4800, False), (5520, True),
                              (6400, False), (7120, True), (8000, False)]  # fmt: skip
@@ -217,6 +217,22 @@ def test_partials_come_early_and_only_when_something_changed() -> None:
     partials = [e for e in events if isinstance(e, Partial)]
     assert [(p.stable, p.unstable) for p in partials] == [("", "ab"), ("ab", ""), ("ab", "c")]
     assert session.finish() != []
+
+
+def test_the_right_context_of_a_chunk_is_shown_at_no_cost() -> None:
+    session, encoder = scripted("ab|..cde", partial_hop_ms=0)
+    (partial,) = (e for e in session.feed(np.zeros(2320, np.float32)) if isinstance(e, Partial))
+    assert (partial.stable, partial.unstable) == ("ab", "cd")
+    assert encoder.steps == [(2320, True)]
+
+
+def test_a_flush_reads_every_sample_that_was_fed() -> None:
+    session, _ = scripted("ab|..cde", partial_hop_ms=100)
+    assert session.feed(np.zeros(1500, np.float32)) == []
+    (final,) = session.flush()
+    assert isinstance(final, Final)
+    assert (final.text, final.start_samples, final.end_samples) == ("ab", 0, 640)
+    assert session.decided_samples == 640
 
 
 def test_the_last_word_is_whole_to_its_last_letter() -> None:
