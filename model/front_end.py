@@ -228,7 +228,8 @@ class FeatureExtractor(nn.Module):
     ) -> Tensor:
         config = self.config
         need = config.receptive_samples + config.hop_samples * (total - 1)
-        if cumulative or not (self.gradient_checkpointing and self.training):
+        in_one_piece = cumulative and (config.stream_normalize or config.feat_extract_norm == "group")
+        if in_one_piece or not (self.gradient_checkpointing and self.training):
             carry = self.start(samples.shape[0], cumulative=cumulative, device=samples.device)
             return self.run(samples[:, :need], carry, moments=moments)[0]
         x = samples[:, :need].unsqueeze(-1).to(self.layers[0].conv.weight.dtype)
