@@ -1,4 +1,5 @@
-"""A virtual microphone for the tests: PulseAudio with a speaker that nobody hears, whose monitor is the input."""
+"""A virtual microphone (PulseAudio with a speaker that nobody hears, whose monitor is the input), a small model, the
+command line and a terminal for the tests."""
 
 from __future__ import annotations
 
@@ -6,12 +7,15 @@ import ctypes.util
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -192,3 +196,126 @@ def breakable_microphone(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMic
     with running_microphone() as microphone:
         _connect(microphone, monkeypatch)
         yield microphone
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of 90 thousand random weights, which hears letters and gaps in any sound."""
+    import torch
+
+    from wavlm_live.model import CTCTokenizer, WavLMConfig, WavLMForCTC
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    vocabulary = {"<pad>": 0, "|": 1, "'": 2} | {chr(97 + i): 3 + i for i in range(26)}
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    config = WavLMConfig.from_dict(
+        {
+            **sizes,
+            "vocab_size": len(vocabulary),
+            "conv_dim": [16] * 7,
+            "feat_extract_norm": "layer",
+            "do_stable_layer_norm": True,
+            "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 4,
+            "pad_token_id": 0,
+        }
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WavLMForCTC(config).eval()
+    with torch.no_grad():
+        model.lm_head.bias[1] += 0.1
+    model.save_pretrained(folder)
+    CTCTokenizer(vocabulary).save_pretrained(folder)
+    (folder / "streaming.json").write_text('{"contexts": {"default": "100,16,4", "low": "100,4,0"}}')
+    return folder
+
+
+@dataclass
+class Answer:
+    """What a command line answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command(Protocol):
+    def __call__(self, *arguments: object, model: bool = True) -> Answer: ...
+
+
+@pytest.fixture
+def command(tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `wavlm-live` in this process, with the tiny model unless `model=False`. No answer may be a traceback."""
+    from wavlm_live.streamer.cli import main
+
+    for name in [n for n in os.environ if n.startswith("WAVLM_LIVE_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: object, model: bool = True) -> Answer:
+        if model:
+            monkeypatch.setenv("WAVLM_LIVE_MODEL", str(tiny_model))
+        code = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return Answer(code, captured.out, captured.err)
+
+    return run
+
+
+class Screen:
+    """A pseudo-terminal whose contents can be read; `stream` is what a program writes to."""
+
+    def __init__(self, columns: int, rows: int = 12) -> None:
+        import pty
+
+        pyte = pytest.importorskip("pyte", reason="no terminal emulator: pip install pyte")
+        self._master, slave = pty.openpty()
+        os.set_blocking(self._master, False)
+        self.stream = open(slave, "w", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        self.raw = ""
+        self._screen = pyte.Screen(columns, rows)
+        self._emulator = pyte.Stream(self._screen)
+        self.resize(columns, rows)
+
+    def resize(self, columns: int, rows: int = 12) -> None:
+        """What a terminal does: lines that are too long now go on in the next row."""
+        import fcntl
+        import termios
+
+        fcntl.ioctl(self.stream.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        if columns == self._screen.columns:
+            return
+        before = self.lines()
+        folded = [line[i : i + columns] for line in before for i in range(0, max(1, len(line)), columns)]
+        self._screen.resize(rows, columns)
+        self._screen.reset()
+        self._emulator.feed("\r\n".join(folded))
+
+    def lines(self) -> list[str]:
+        """The rows, without the empty ones at the bottom."""
+        with suppress(BlockingIOError):
+            while data := os.read(self._master, 65536).decode():
+                self.raw += data
+                self._emulator.feed(data)
+        rows = [row.rstrip() for row in self._screen.display]
+        while rows and not rows[-1]:
+            rows.pop()
+        return rows
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self._master)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    """A terminal of 80 columns and 12 rows that can show colours."""
+    if os.name != "posix":
+        pytest.skip("no pseudo-terminals here")
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    screen = Screen(80)
+    yield screen
+    screen.close()
