@@ -6,14 +6,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..model.errors import DeviceError
 from .events import SAMPLE_RATE, Event, Final, Partial
 from .interrupts import Interrupted, Interruption
-from .session import Session
 from .sources import AudioSource, MicrophoneSource
+
+if TYPE_CHECKING:
+    from .session import Session  # imports torch, which whoever mistyped a name should not wait for
 
 QUIETEST_DB = -120.0
 FALL_DB_S = 40.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,23 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "--realtime" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_missing_file_is_told_before_torch_is_imported(tmp_path):
+    script = (
+        "import sys; from wavlm_live.streamer.cli import main; code = main(['transcribe', 'missing.wav']);"
+        "print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("1 False\n", "wavlm-live: error: missing.wav does not exist\n")
+
+
+@pytest.mark.parametrize("name", ["transcribe", "listen"])
+def test_every_option_is_documented(command, name):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"(?<=\s)--[a-z-]+", command(name, "--help").out)) - {"--help"}
+    assert "--silence-ms" in shown
+    assert {option for option in shown if f"`{option}`" not in page} == set()
 
 
 def test_version(command):
