@@ -39,7 +39,8 @@ class Batch:
     """int64 [batch]."""
     keys: list[tuple[str, ...]]
     """Recordings in each row."""
-    pool: str
+    characters: int
+    """Characters of the whole batch, of which this may be one process's part."""
 
     @property
     def seconds(self) -> float:
@@ -55,11 +56,13 @@ class Batch:
             self.sample_lengths.to(device, non_blocking=True),
             self.label_lengths.to(device, non_blocking=True),
             self.keys,
-            self.pool,
+            self.characters,
         )
 
 
-def collate(waves: Sequence[np.ndarray], texts: Sequence[str], keys: list[tuple[str, ...]], pool: str = "") -> Batch:
+def collate(
+    waves: Sequence[np.ndarray], texts: Sequence[str], keys: list[tuple[str, ...]], characters: int | None = None
+) -> Batch:
     """Pad waveforms (float32 [samples]) and normalised texts to a batch."""
     lengths = [len(wave) for wave in waves]
     inputs = np.zeros((len(waves), max(lengths)), np.float32)
@@ -79,7 +82,7 @@ def collate(waves: Sequence[np.ndarray], texts: Sequence[str], keys: list[tuple[
         sample_lengths,
         torch.tensor(label_lengths),
         keys,
-        pool,
+        sum(label_lengths) if characters is None else characters,
     )
 
 
@@ -200,14 +203,20 @@ class BatchPlan:
             epoch += 1
         return p, self._epoch(p, epoch)[draw - starts[epoch]]
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step: decoded, changed, padded."""
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch | None:
+        """The batch of a step, decoded, changed and padded; of `parts` processes, the rows of number `part`.
+
+        Neighbouring rows, which are of similar length, go to different processes. None: no row is left for this one.
+        """
         p, items = self.items(step)
         pool = self.stage.pools[p]
+        if part >= len(items):
+            return None
+        characters = sum(sum(len(self._utterances[i].text) + 1 for i in item) - 1 for item in items)
         waves, texts, keys = [], [], []
-        for row, item in enumerate(items):
+        for row in range(part, len(items), parts):
             rng = self._rng(3, step, row)
-            members = [self._utterances[i] for i in item]
+            members = [self._utterances[i] for i in items[row]]
             recordings = [self.cache.wave(u.file) for u in members]
             text = " ".join(u.text for u in members)
             wave = augment(
@@ -223,7 +232,7 @@ class BatchPlan:
             waves.append(wave)
             texts.append(text)
             keys.append(tuple(u.file for u in members))
-        return collate(waves, texts, keys, pool.name)
+        return collate(waves, texts, keys, characters)
 
 
 def _fastest(members: Sequence[Utterance], recordings: Sequence[np.ndarray]) -> float:

@@ -10,15 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ctc import WavLMForCTC
@@ -27,53 +24,14 @@ from .batches import Batch, BatchPlan, Prefetcher
 from .cache import SoundCache
 from .evaluate import measure
 from .manifest import Utterance
-from .run_folder import BEST, LAST, RunFolder
+from .objective import ctc_loss, parameter_groups, rate_factor, update_average
+from .parallel import Group
+from .run_folder import BEST, LAST, Progress, RunFolder, on_signal, plain
 from .settings import Stage, TrainSettings, parse_context
 
 log = logging.getLogger(__name__)
 
 _MOST_SKIPPED_IN_A_ROW = 50
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    """Steps done, over all stages."""
-    stage: int = 0
-    stage_step: int = 0
-    """Steps done within the stage."""
-    elapsed_s: float = 0.0
-    """Time spent, over all resumptions."""
-    skipped: int = 0
-    """Steps left out because loss or gradient was not finite."""
-    heard_s: float = 0.0
-    """Sound trained on."""
-    best_wer: float = math.inf
-    next_dev_s: float = 0.0
-
-
-def ctc_loss(logits: Tensor, labels: Tensor, frame_lengths: Tensor, label_lengths: Tensor) -> Tensor:
-    """CTC negative log-likelihood per character of the batch (Graves et al. 2006), float32 scalar; blank 0.
-
-    Args:
-        logits: [batch, frames, vocabulary].
-        labels: [batch, characters], anything after `label_lengths`.
-        frame_lengths: [batch].
-        label_lengths: [batch].
-    """
-    log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
-    targets = torch.where(labels > 0, labels, 0)
-    total = F.ctc_loss(log_probs, targets, frame_lengths, label_lengths, reduction="sum", zero_infinity=True)
-    return total / label_lengths.sum().clamp(min=1)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: matrices and kernels decay; norms, biases and other vectors do not."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.squeeze().ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.squeeze().ndim < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 class CTCTrainer:
@@ -86,6 +44,7 @@ class CTCTrainer:
         dev: utterances to choose the best weights by; may be empty.
         noises: background recordings, float32 [samples].
         device: "cpu", "cuda" or "cuda:n".
+        group: this process's place among those that train together.
 
     Raises:
         DeviceError: there is no such device.
@@ -101,8 +60,9 @@ class CTCTrainer:
         dev: Sequence[Utterance] = (),
         noises: Sequence[np.ndarray] = (),
         device: str = "cpu",
+        group: Group | None = None,
     ) -> None:
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self.group = settings, folder, group or Group()
         self.train_set, self.dev_set, self.cache, self.noises = train, dev, cache, noises
         try:
             self.device = torch.device(device)
@@ -113,7 +73,8 @@ class CTCTrainer:
         self.contexts = [parse_context(name) for name in settings.contexts]
         weights = np.array(list(settings.contexts.values()), dtype=float)
         self._context_weights = weights / weights.sum()
-        self._stop = False
+        self._asked_to_stop = self._stop = False
+        self._clock = time.monotonic()
         torch.manual_seed(settings.seed)
         self._build(settings.stages[0])
         self.average = [p.detach().clone() for p in self.model.parameters()]
@@ -143,14 +104,14 @@ class CTCTrainer:
         return self.contexts[int(rng.choice(len(self.contexts), p=self._context_weights))]
 
     def loss(self, batch: Batch, step: int) -> Tensor:
-        """Loss of a batch, with everything random seeded by the step."""
-        seed = self.settings.seed * 1_000_003 + step
+        """Loss of a batch (or of this process's rows of it), with everything random seeded by the step."""
+        seed = (self.settings.seed * 1_000_003 + step) * self.group.size + self.group.rank
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
             output = self.model(batch.input_values, attention_mask=batch.attention_mask, context=self.context(step))
         frame_lengths = self.model.feature_lengths(batch.sample_lengths).to(torch.long)
-        return ctc_loss(output.logits, batch.labels, frame_lengths, batch.label_lengths)
+        return ctc_loss(output.logits, batch.labels, frame_lengths, batch.label_lengths, batch.characters)
 
     def learning_rate(self) -> float:
         """Rate of the coming step: warm-up by steps, then the fall over the whole recipe."""
@@ -159,42 +120,57 @@ class CTCTrainer:
             done = p.elapsed_s / (60.0 * sum(stage.minutes or 0.0 for stage in s.stages))
         else:
             done = p.step / sum(stage.steps or 0 for stage in s.stages)
-        done = min(done, 1.0)
-        fall = 1.0 - done if s.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-        return s.peak_lr * min(1.0, (p.step + 1) / max(1, s.warmup_steps)) * fall
+        return s.peak_lr * rate_factor(s.schedule, p.step, s.warmup_steps, done)
 
-    def step(self, batch: Batch) -> tuple[float, float]:
-        """Train on one batch; a step that is not finite is counted and left out.
+    def step(self, batch: Batch | None) -> tuple[float, float, float]:
+        """Train on one batch (None: no row of it is this process's); one that is not finite is left out.
 
         Returns:
-            The loss, and the norm of the gradient before clipping.
+            The loss, the norm of the gradient before clipping, the seconds of sound.
         """
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        batch = batch.to(self.device)
-        loss = self.loss(batch, self.progress.step)
+        loss = torch.zeros((), device=self.device)
+        if batch is not None:
+            loss = self.loss(batch.to(self.device), self.progress.step)
+            if torch.isfinite(loss):
+                loss.backward()
+        value, seconds = self._exchange(float(loss.detach()), batch.seconds if batch else 0.0)
         norm = math.nan
-        if torch.isfinite(loss):
-            loss.backward()
+        if math.isfinite(value):
             norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm))
         if math.isfinite(norm):
             self.optimizer.step()
-            self._update_average()
-            self.progress.heard_s += batch.seconds
+            update_average(self.average, self.parameters, self.settings.ema_decay, self.progress.step)
+            self.progress.heard_s += seconds
         else:
             self.progress.skipped += 1
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.stage_step += 1
-        return float(loss.detach()), norm
+        return value, norm, seconds
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # Young averages forget faster, else the random first weights would stay in for thousands of steps.
-        done = self.progress.step
-        decay = min(self.settings.ema_decay, (1.0 + done) / (10.0 + done))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
+    def _exchange(self, loss: float, seconds: float) -> tuple[float, float]:
+        """Sum gradients, loss and seconds over the processes; agree on the clock and on stopping.
+
+        The leader's clock counts: were each to trust its own, one would leave a stage a step before the others.
+        """
+        now = time.monotonic()
+        elapsed_s = self.progress.elapsed_s + now - self._clock
+        self._clock = now
+        if self.group.size == 1:
+            self.progress.elapsed_s, self._stop = elapsed_s, self._asked_to_stop
+            return loss, seconds
+        words = [loss, seconds, elapsed_s if self.group.leads else 0.0, float(self._asked_to_stop)]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([g.flatten() for g in grads] + [torch.tensor(words, device=self.device)])
+        self.group.sum(flat)
+        for p, piece in zip(self.parameters, flat[: -len(words)].split([g.numel() for g in grads]), strict=True):
+            p.grad = piece.view_as(p)
+        loss, seconds, self.progress.elapsed_s, stop = flat[-len(words) :].tolist()
+        self._stop = stop > 0
+        return loss, seconds
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[WavLMForCTC]:
@@ -222,7 +198,7 @@ class CTCTrainer:
             "average": dict(zip(names, self.average, strict=True)),
             "optimizer": self.optimizer.state_dict(),
             "progress": dict(vars(self.progress)),
-            "settings": _plain(self.settings.to_dict()),
+            "settings": plain(self.settings.to_dict()),
             "torch_rng": torch.get_rng_state(),
         }
 
@@ -251,19 +227,16 @@ class CTCTrainer:
             CheckpointError: the folder holds a run and `resume` is false, or cannot be written.
             WavLMLiveError: the loss stays without a finite value.
         """
-        self.folder.create(self.settings.to_dict(), resume=resume)
+        if self.group.leads:
+            self.folder.create(self.settings.to_dict(), resume=resume)
         if resume and self.folder.has(LAST):
             self.load_state(self.folder.load(LAST))
             log.info("resumed at step %d, %.1f minutes in", self.progress.step, self.progress.elapsed_s / 60)
         parameters = sum(p.numel() for p in self.parameters)
-        log.info(
-            "%.2f million parameters on %s, %d threads",
-            parameters / 1e6,
-            self.device,
-            torch.get_num_threads(),
-        )
+        threads = f"{self.group.size} x {torch.get_num_threads()} threads"
+        log.info("%.2f million parameters on %s, %s", parameters / 1e6, self.device, threads)
         last_step = math.inf if most_steps is None else self.progress.step + most_steps
-        with _stop_on_signal(self):
+        with on_signal(self._ask_to_stop):
             while self.progress.stage < len(self.settings.stages) and self.progress.step < last_step and not self._stop:
                 self._run_stage(last_step)
                 if self.stage_over():
@@ -273,47 +246,49 @@ class CTCTrainer:
                         self._build(self.settings.stages[self.progress.stage])
         if self.progress.stage == len(self.settings.stages):
             self._measure()
-        self.folder.save(LAST, self.state())
+        self._save(LAST)
         self.folder.close()
         return self.progress
+
+    def _ask_to_stop(self) -> None:
+        self._asked_to_stop = True
 
     def _run_stage(self, last_step: float) -> None:
         settings, p = self.settings, self.progress
         stage = settings.stages[p.stage]
         log.info("stage %d, %s, from step %d", p.stage + 1, stage.name, p.step)
         plan = BatchPlan(self.train_set, self.cache, stage, seed=settings.seed, number=p.stage, noises=self.noises)
-        batches = Prefetcher(plan.batch, p.stage_step, settings.prefetch)
-        clock = saved = time.monotonic()
+        rank, size = self.group.rank, self.group.size
+        batches = Prefetcher(lambda step: plan.batch(step, rank, size), p.stage_step, settings.prefetch)
+        self._clock = saved = window_start = time.monotonic()
         window: list[tuple[float, float, float]] = []
-        window_start, skipped_in_a_row = clock, 0
+        skipped_in_a_row = 0
         try:
             while p.step < last_step and not self._stop and not self.stage_over():
-                batch = next(batches)
-                loss, norm = self.step(batch)
-                skipped_in_a_row = skipped_in_a_row + 1 if not math.isfinite(norm) else 0
+                window.append(self.step(next(batches)))
+                skipped_in_a_row = skipped_in_a_row + 1 if not math.isfinite(window[-1][1]) else 0
                 if skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
                     raise WavLMLiveError(
                         f"loss or gradient was not finite {skipped_in_a_row} times in a row (step {p.step}); "
                         "lower the learning rate and resume from the last checkpoint"
                     )
                 now = time.monotonic()
-                p.elapsed_s += now - clock
-                clock = now
-                window.append((loss, norm, batch.seconds))
                 if p.step % settings.log_steps == 0:
-                    self._log(window, now - window_start, batch.pool)
+                    self._log(window, now - window_start)
                     window, window_start = [], now
                 if settings.dev_minutes and p.elapsed_s >= p.next_dev_s:
+                    p.next_dev_s = p.elapsed_s + 60.0 * settings.dev_minutes
                     if p.step > 1:
                         self._measure()
-                    p.next_dev_s = p.elapsed_s + 60.0 * settings.dev_minutes
                 if now - saved >= 60.0 * settings.checkpoint_minutes:
-                    self.folder.save(LAST, self.state())
+                    self._save(LAST)
                     saved = now
         finally:
             batches.close()
 
-    def _log(self, window: list[tuple[float, float, float]], seconds: float, pool: str) -> None:
+    def _log(self, window: list[tuple[float, float, float]], seconds: float) -> None:
+        if not self.group.leads:
+            return
         losses = [x for x, _, _ in window if math.isfinite(x)]
         norms = [n for _, n, _ in window if math.isfinite(n)]
         p = self.progress
@@ -328,14 +303,18 @@ class CTCTrainer:
         }
         self.folder.record("train", p.step, values)
         log.info(
-            "step %d  %5.1f min  stage %d (%s)  loss %.3f  lr %.2e  %.0f s/s  grad %.2f  skipped %d",
-            p.step, values["minutes"], p.stage + 1, pool, values["loss"] or math.nan, values["lr"],
+            "step %d  %5.1f min  stage %d  loss %.3f  lr %.2e  %.0f s/s  grad %.2f  skipped %d",
+            p.step, values["minutes"], p.stage + 1, values["loss"] or math.nan, values["lr"],
             values["audio_s_per_s"], values["grad_norm"] or math.nan, p.skipped,
         )  # fmt: skip
 
+    def _save(self, name: str) -> None:
+        if self.group.leads:
+            self.folder.save(name, self.state())
+
     def _measure(self) -> None:
         """Word error rate of the averaged weights on some of the dev set; the best weights are kept."""
-        if not self.dev_set:
+        if not self.dev_set or not self.group.leads:
             return
         chosen: list[Utterance] = []
         for corpus in sorted({u.corpus for u in self.dev_set}):
@@ -343,33 +322,10 @@ class CTCTrainer:
         with self.averaged() as model:
             result = measure(model, chosen, self.cache, parse_context(self.settings.dev_context), device=self.device)
         rates = {f"{kind}_{c}": round(v[kind], 4) for kind in ("wer", "cer") for c, v in result.items()}
+        # Each corpus counts alike: long sentences, far from right for long, would drown the words that are.
+        rates["wer_mean"] = round(sum(v["wer"] for c, v in result.items() if c != "all") / (len(result) - 1), 4)
         log.info("dev %s", "  ".join(f"{name} {100 * rate:.1f}%" for name, rate in rates.items()))
         self.folder.record("dev", self.progress.step, rates)
-        if rates["wer_all"] < self.progress.best_wer:
-            self.progress.best_wer = rates["wer_all"]
-            self.folder.save(BEST, self.state())
-
-
-@contextlib.contextmanager
-def _stop_on_signal(trainer: CTCTrainer) -> Iterator[None]:
-    """On SIGINT or SIGTERM finish the step, then leave with a checkpoint (signals reach the main thread)."""
-
-    def ask(number: int, frame: object) -> None:
-        log.info("stopping after this step (signal %d)", number)
-        trainer._stop = True
-
-    former = {}
-    with contextlib.suppress(ValueError):
-        former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and sequences as dict and list, so that a checkpoint holds nothing but plain values."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+        if rates["wer_mean"] < self.progress.best_wer:
+            self.progress.best_wer = rates["wer_mean"]
+            self._save(BEST)

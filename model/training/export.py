@@ -10,35 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import WavLMConfig
 from ..errors import CheckpointError
-from .letters import BLANK, DELIMITER, TOKENS, VOCABULARY
+from ..processor import WavLMProcessor
+from ..tokenizer import CTCTokenizer
+from .letters import TOKENS, VOCABULARY
 from .run_folder import load_checkpoint, write_atomically
 from .settings import TrainSettings, parse_context
 
-WEIGHTS_FILE = "model.safetensors"
-DTYPES = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
-
-TOKENIZER_CONFIG = {
-    "tokenizer_class": "Wav2Vec2CTCTokenizer",
-    "pad_token": BLANK,
-    "unk_token": BLANK,
-    "bos_token": None,
-    "eos_token": None,
-    "word_delimiter_token": DELIMITER,
-    "replace_word_delimiter_char": " ",
-    "do_lower_case": True,
-    "clean_up_tokenization_spaces": False,
-}
-PREPROCESSOR_CONFIG = {
-    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-    "feature_size": 1,
-    "sampling_rate": 16000,
-    "padding_side": "right",
-    "padding_value": 0.0,
-    "do_normalize": False,
-    "return_attention_mask": True,
-}
+DTYPES = ("float16", "float32", "bfloat16")
 
 
 def weights_of(state: Mapping[str, Any], *, averaged: bool = True) -> dict[str, Tensor]:
@@ -89,8 +68,6 @@ def export(
             written.
         ConfigurationError: a context that cannot be understood.
     """
-    from safetensors.torch import save
-
     if "default" not in contexts or dtype not in DTYPES:
         raise CheckpointError(
             f"export was given the contexts {', '.join(contexts) or '(none)'} and the type {dtype!r}; expected a "
@@ -99,28 +76,16 @@ def export(
     for text in contexts.values():
         parse_context(text)
     state = load_checkpoint(checkpoint)
-    settings = TrainSettings.from_dict(state["settings"])
-    weights = {
-        name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in weights_of(state, averaged=averaged).items()
-    }
-    for name, tensor in weights.items():
+    model = load_model(checkpoint, averaged=averaged)
+    if model.config.vocab_size != len(TOKENS):
+        raise CheckpointError(f"the model has {model.config.vocab_size} outputs, the vocabulary {len(TOKENS)} tokens")
+    for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{checkpoint}: the tensor {name} is not finite in {dtype}; export in float32 instead"
-            )
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise CheckpointError(f"cannot make the folder {folder}: {e.strerror}") from e
-    blob = save(weights, metadata={"format": "pt"})
-    write_atomically(folder / WEIGHTS_FILE, lambda f: f.write(blob))
+            raise CheckpointError(f"{checkpoint}: the tensor {name} is not finite; take an earlier checkpoint")
+    folder = model.save_pretrained(folder, dtype=dtype)
+    tokenizer = CTCTokenizer(VOCABULARY, unk_token=None, bos_token=None, eos_token=None)
+    WavLMProcessor(do_normalize=False, return_attention_mask=True, tokenizer=tokenizer).save_pretrained(folder)
     files: dict[str, Any] = {
-        "config.json": _configuration(settings.config(settings.stages[-1]), dtype),
-        "vocab.json": VOCABULARY,
-        "tokenizer_config.json": TOKENIZER_CONFIG,
-        "special_tokens_map.json": {"pad_token": BLANK, "unk_token": BLANK},
-        "preprocessor_config.json": PREPROCESSOR_CONFIG,
         "streaming.json": {"contexts": dict(contexts)},
         "training.json": {"recipe": state["settings"], "progress": state["progress"], "averaged": averaged},
     }
@@ -128,10 +93,3 @@ def export(
         text = (json.dumps(content, indent=2) + "\n").encode()
         write_atomically(folder / name, lambda f, text=text: f.write(text))
     return folder
-
-
-def _configuration(config: WavLMConfig, dtype: str) -> dict[str, Any]:
-    """`config.json`; its vocabulary must be the one written beside it."""
-    if config.vocab_size != len(TOKENS):
-        raise CheckpointError(f"the model has {config.vocab_size} outputs, the vocabulary {len(TOKENS)} tokens")
-    return {**config.to_dict(), "architectures": ["WavLMForCTC"], "dtype": dtype}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import pickle
 import platform
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,26 @@ log = logging.getLogger(__name__)
 LAST = "last.pt"
 BEST = "best.pt"
 _FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    """Steps done, over all stages."""
+    stage: int = 0
+    stage_step: int = 0
+    """Steps done within the stage."""
+    elapsed_s: float = 0.0
+    """Time spent, over all resumptions."""
+    skipped: int = 0
+    """Steps left out because loss or gradient was not finite."""
+    heard_s: float = 0.0
+    """Sound trained on."""
+    best_wer: float = math.inf
+    """Lowest mean over the corpora of the word error rate on the dev set."""
+    next_dev_s: float = 0.0
 
 
 def write_atomically(path: Path, write: Any) -> None:
@@ -140,3 +163,28 @@ def _open_board(path: Path) -> Any:
         log.info("tensorboard is not installed: the log goes to log.jsonl alone")
         return False
     return SummaryWriter(str(path))
+
+
+@contextlib.contextmanager
+def on_signal(call: Callable[[], None]) -> Iterator[None]:
+    """On SIGINT or SIGTERM only `call`, so that a run ends in order (signals reach the main thread alone)."""
+
+    def handle(number: int, frame: object) -> None:
+        log.info("stopping after this step (signal %d)", number)
+        call()
+
+    former = {}
+    with contextlib.suppress(ValueError):
+        former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def plain(value: Any) -> Any:
+    """Mappings and sequences as dict and list, so that a checkpoint holds nothing but plain values."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value

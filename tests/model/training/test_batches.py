@@ -27,16 +27,36 @@ def equal(one: Batch, other: Batch) -> bool:
     )
 
 
+def whole(plan: BatchPlan, step: int) -> Batch:
+    batch = plan.batch(step)
+    assert batch is not None
+    return batch
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_step_depends_on_seed_and_step_alone(data: Data, settings: TrainSettings, stage: int) -> None:
     def plan(seed: int) -> BatchPlan:
         return BatchPlan(data[0], data[2], settings.stages[stage], seed=seed, number=stage, noises=NOISE)
 
     in_order = plan(1)
-    batches = [in_order.batch(step) for step in range(12)]
-    assert equal(plan(1).batch(11), batches[11])
-    assert equal(in_order.batch(2), batches[2])
-    assert not all(equal(plan(2).batch(step), batches[step]) for step in range(3))
+    batches = [whole(in_order, step) for step in range(12)]
+    assert equal(whole(plan(1), 11), batches[11])
+    assert equal(whole(in_order, 2), batches[2])
+    assert not all(equal(whole(plan(2), step), batches[step]) for step in range(3))
+
+
+def test_parts_for_several_processes_make_up_the_batch(data: Data, settings: TrainSettings) -> None:
+    plan = BatchPlan(data[0], data[2], settings.stages[0], seed=1, noises=NOISE)
+    step = next(step for step in range(50) if len(plan.items(step)[1]) > 3)
+    batch = whole(plan, step)
+    parts = [plan.batch(step, part, 3) for part in range(3)]
+    for i, part in enumerate(parts):
+        assert part is not None
+        assert part.keys == batch.keys[i::3]
+        assert part.characters == batch.characters == int(batch.label_lengths.sum())
+        for row, length in enumerate(part.sample_lengths.tolist()):
+            assert torch.equal(part.input_values[row, :length], batch.input_values[i + 3 * row, :length])
+    assert plan.batch(step, len(batch.keys), 100) is None
 
 
 def test_an_epoch_has_every_recording_once(data: Data, settings: TrainSettings) -> None:
@@ -44,7 +64,7 @@ def test_an_epoch_has_every_recording_once(data: Data, settings: TrainSettings) 
     heard: Counter[str] = Counter()
     step = 0
     while sum(heard.values()) < 2 * len(data[0]):
-        heard.update(key for keys in plan.batch(step).keys for key in keys)
+        heard.update(key for keys in whole(plan, step).keys for key in keys)
         step += 1
     assert heard == {u.file: 2 for u in data[0]}
 
@@ -68,7 +88,7 @@ def test_joined_utterances_say_all_their_texts(data: Data, settings: TrainSettin
     texts = {u.file: u.text for u in data[0]}
     sizes = set()
     for step in range(10):
-        batch = plan.batch(step)
+        batch = whole(plan, step)
         for row, keys in enumerate(batch.keys):
             expected = " ".join(texts[key] for key in keys)
             ids = batch.labels[row, : batch.label_lengths[row]]
@@ -99,7 +119,7 @@ def test_speed_never_makes_a_text_too_long(data: Data, settings: TrainSettings) 
     assert fits(utterances[0].text, data[2].samples(utterances[0].file))
     plan = BatchPlan(utterances, data[2], settings.stages[0], seed=0)
     for step in range(20):
-        batch = plan.batch(step)
+        batch = whole(plan, step)
         for row in range(len(batch.keys)):
             assert fits(utterances[0].text, int(batch.sample_lengths[row]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -16,8 +17,11 @@ from wavlm_live.model.errors import CheckpointError, ConfigurationError, DeviceE
 from wavlm_live.model.training import ctc
 from wavlm_live.model.training.batches import Batch
 from wavlm_live.model.training.cache import SoundCache
-from wavlm_live.model.training.ctc import CTCTrainer, ctc_loss
+from wavlm_live.model.training.commands import main
+from wavlm_live.model.training.ctc import CTCTrainer
 from wavlm_live.model.training.manifest import Utterance
+from wavlm_live.model.training.objective import ctc_loss
+from wavlm_live.model.training.parallel import run_together
 from wavlm_live.model.training.run_folder import BEST, LAST, RunFolder, load_checkpoint
 from wavlm_live.model.training.settings import RECIPES, TrainSettings
 
@@ -60,7 +64,13 @@ def test_it_learns(tmp_path: Path, data: Data, recipe: dict[str, Any]) -> None:
     run = trainer(TrainSettings.from_dict(recipe), tmp_path / "run", data)
     losses: list[float] = []
     step = run.step
-    run.step = lambda batch: losses.append(step(batch)[0]) or (losses[-1], 1.0)  # type: ignore[method-assign]
+
+    def recorded(batch: Batch | None) -> tuple[float, float, float]:
+        result = step(batch)
+        losses.append(result[0])
+        return result
+
+    run.step = recorded  # type: ignore[method-assign]
     run.run()
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:2])
     assert run.progress.best_wer < 2.0
@@ -70,18 +80,43 @@ def test_it_learns(tmp_path: Path, data: Data, recipe: dict[str, Any]) -> None:
     assert "wer_all" in log
 
 
+def test_two_processes_compute_what_one_does(corpus: Path, tmp_path: Path, recipe: dict[str, Any]) -> None:
+    """Without dropout, rows shared out over processes give the same sums, up to rounding."""
+    recipe["model"] |= {"apply_spec_augment": False, "layerdrop": 0.0} | {
+        f"{name}_dropout": 0.0 for name in ("hidden", "activation", "attention", "feat_proj", "final")
+    }
+    recipe["stages"] = [recipe["stages"][0] | {"most_clips": 5}]
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    states = []
+    for processes in ("1", "2"):
+        run = str(tmp_path / processes)
+        common = ["--manifest", str(corpus), "--cache", str(tmp_path / "cache"), "--recipe", str(tmp_path / "r.json")]
+        assert main(["ctc", *common, "--out", run, "--processes", processes]) == 0
+        states.append(load_checkpoint(Path(run) / LAST))
+    one, two = states
+    assert two["progress"]["step"] == one["progress"]["step"] == 4
+    assert two["progress"]["heard_s"] == pytest.approx(one["progress"]["heard_s"])
+    moments = [state["optimizer"]["state"] for state in states]
+    for key in moments[0]:
+        torch.testing.assert_close(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"], rtol=1e-3, atol=1e-5)
+    with pytest.raises(ConfigurationError, match="0 processes"):
+        run_together(print, None, 0)
+
+
 def test_steps_that_are_not_finite_are_left_out(tmp_path: Path, data: Data, settings: TrainSettings) -> None:
     run = trainer(settings, tmp_path / "run", data)
     good = ctc.BatchPlan(data[0], data[2], settings.stages[0], seed=1).batch(0)
+    assert good is not None
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     bad = good.to(torch.device("cpu"))
     bad.input_values = good.input_values.clone()
     bad.input_values[0, 100] = float("nan")
-    loss, _ = run.step(bad)
+    loss, _, _ = run.step(bad)
     assert not np.isfinite(loss)
     assert run.progress.skipped == 1
     assert same(before, run.model.state_dict())
-    loss, norm = run.step(good)
+    loss, norm, seconds = run.step(good)
+    assert seconds == pytest.approx(good.seconds)
     assert np.isfinite([loss, norm]).all()
     assert not same(before, run.model.state_dict())
     assert all(torch.isfinite(p).all() for p in run.average)
@@ -102,7 +137,7 @@ def test_sigterm_leaves_a_checkpoint(tmp_path: Path, data: Data, settings: Train
     run = trainer(settings, tmp_path / "run", data)
     step = run.step
 
-    def interrupted(batch: Batch) -> tuple[float, float]:
+    def interrupted(batch: Batch | None) -> tuple[float, float, float]:
         if run.progress.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(batch)

@@ -1,0 +1,180 @@
+"""The commands `ctc`, `evaluate` and `export` of `python -m wavlm_live.model.training`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ConfigurationError, WavLMLiveError
+from .cache import SoundCache, build_cache, usable
+from .manifest import SoundFinder, Utterance, read_manifest
+from .parallel import Group, run_together
+from .settings import TrainSettings, parse_context
+
+if TYPE_CHECKING:
+    from .run_folder import Progress
+
+log = logging.getLogger("wavlm_live.training")
+
+
+def load_data(
+    manifest: str | Path,
+    cache_folder: str | Path,
+    *,
+    splits: Sequence[str],
+    characters_per_s: Any = None,
+    corpora: Sequence[str] | None = None,
+    workers: int = 2,
+    noise: str = "noise",
+) -> tuple[dict[str, list[Utterance]], SoundCache, list[str]]:
+    """Utterances by split, their decoded sound, and the keys of the noises (`<noise>.tar` by the manifest)."""
+    utterances, outcome = read_manifest(
+        manifest, splits=splits, corpora=corpora, characters_per_s=characters_per_s or {}
+    )
+    if not utterances:
+        raise ConfigurationError(f"{outcome}\nno usable utterance of the split {', '.join(splits)}")
+    noises = SoundFinder(Path(manifest).parent).members(noise)
+    cache = build_cache({u.file: u.location for u in utterances} | dict(noises), cache_folder, workers=workers)
+    utterances = usable(utterances, cache, outcome)
+    log.info("%s", outcome)
+    by_split = {split: [u for u in utterances if u.split == split] for split in splits}
+    return by_split, cache, [key for key in noises if key in cache]
+
+
+def _train(group: Group, args: argparse.Namespace) -> Progress:
+    """One process's part of `ctc`."""
+    from .ctc import CTCTrainer
+    from .run_folder import RunFolder
+
+    if not group.leads:
+        _start_logging(logging.WARNING)
+    torch.set_num_threads(max(1, (args.threads or torch.get_num_threads()) // group.size))
+    settings = TrainSettings.from_file(args.recipe)
+    if args.minutes:
+        settings = settings.scaled(args.minutes)
+    data, cache, noises = load_data(
+        args.manifest,
+        args.cache or Path(args.out) / "cache",
+        splits=("train", "dev"),
+        characters_per_s=settings.characters_per_s,
+    )
+    trainer = CTCTrainer(
+        settings,
+        RunFolder(args.out),
+        data["train"],
+        cache,
+        dev=data["dev"],
+        noises=[cache.wave(key) for key in noises],
+        device=f"cuda:{group.rank}" if args.device == "cuda" and group.size > 1 else args.device,
+        group=group,
+    )
+    return trainer.run(resume=args.resume, most_steps=args.steps)
+
+
+def train_ctc(args: argparse.Namespace) -> None:
+    """`ctc`: run a recipe."""
+    if args.processes > 1:  # made once, before the others look for it
+        load_data(args.manifest, args.cache or Path(args.out) / "cache", splits=("train", "dev"))
+    progress = run_together(_train, args, args.processes, args.device)
+    log.info("%d steps in %.1f minutes, best dev WER %.3f", progress.step, progress.elapsed_s / 60, progress.best_wer)
+
+
+def evaluate_ctc(args: argparse.Namespace) -> None:
+    """`evaluate`: error rates by corpus and context, as a table on stdout and JSON."""
+    from .evaluate import report, table, write_report
+    from .export import load_model
+
+    model: Any
+    if Path(args.model).is_dir():
+        from ..ctc import WavLMForCTC
+
+        model = WavLMForCTC.from_pretrained(args.model, dtype=torch.float32)
+    else:
+        model = load_model(args.model)
+    model = model.to(args.device).eval()
+    data, cache, _ = load_data(args.manifest, args.cache, splits=[args.split], corpora=args.corpus)
+    contexts = {text: parse_context(text) for text in args.context}
+    result = report(model, data[args.split], cache, contexts, device=args.device, through=args.through, bf16=args.bf16)
+    result = {"model": str(args.model), "split": args.split, **result}
+    sys.stdout.write(table(result) + "\n")
+    if args.json:
+        write_report(result, args.json)
+
+
+def export_ctc(args: argparse.Namespace) -> None:
+    """`export`: write a folder in transformers' format."""
+    from .export import export
+
+    contexts = dict(pair.split("=", 1) for pair in args.context)
+    folder = export(args.checkpoint, args.out, contexts=contexts, dtype=args.dtype, averaged=not args.last_weights)
+    sys.stdout.write(f"{folder}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m wavlm_live.model.training", description=__doc__)
+    top.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
+    commands = top.add_subparsers(required=True)
+
+    ctc = commands.add_parser("ctc", help="train a CTC model")
+    ctc.add_argument("--manifest", required=True)
+    ctc.add_argument("--recipe", default="bundled_first_edition", help="a JSON file, or the name of one in recipes/")
+    ctc.add_argument("--out", required=True, help="folder of the run")
+    ctc.add_argument("--cache", help="folder of the decoded sound (default: OUT/cache)")
+    ctc.add_argument("--device", default="cpu")
+    ctc.add_argument("--processes", type=int, default=1, help="train together; threads are shared among them")
+    ctc.add_argument("--minutes", type=float, help="scale the recipe's clock to this total")
+    ctc.add_argument("--steps", type=int, help="leave after this many steps, with a checkpoint")
+    ctc.add_argument("--resume", action="store_true", help="continue the run in OUT if there is one")
+    ctc.set_defaults(run=train_ctc)
+
+    evaluate = commands.add_parser("evaluate", help="measure word and character error rates")
+    evaluate.add_argument("model", help="a checkpoint of a run (best.pt) or a folder in transformers' format")
+    evaluate.add_argument("--manifest", required=True)
+    evaluate.add_argument("--cache", required=True, help="folder of the decoded sound")
+    evaluate.add_argument("--split", default="dev")
+    evaluate.add_argument("--corpus", action="append", help="only this corpus (may be repeated)")
+    evaluate.add_argument("--context", nargs="+", default=["250,32,8"], help='"left,chunk,right" in frames, or full')
+    evaluate.add_argument("--through", choices=("forward", "stream"), default="forward")
+    evaluate.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    evaluate.add_argument("--device", default="cpu")
+    evaluate.add_argument("--json", help="write the figures to this file")
+    evaluate.set_defaults(run=evaluate_ctc)
+
+    export = commands.add_parser("export", help="write a checkpoint in transformers' format")
+    export.add_argument("checkpoint", help="best.pt or last.pt of a run")
+    export.add_argument("--out", required=True)
+    export.add_argument("--dtype", default="float16", choices=("float16", "bfloat16", "float32"))
+    export.add_argument(
+        "--context",
+        nargs="+",
+        default=["default=250,32,8", "low=250,8,8"],
+        help="name=left,chunk,right to recommend",
+    )
+    export.add_argument("--last-weights", action="store_true", help="the last weights instead of their average")
+    export.set_defaults(run=export_ctc)
+    return top
+
+
+def _start_logging(level: int) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 1 after a message about what went wrong."""
+    args = parser().parse_args(arguments)
+    _start_logging(logging.INFO)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        args.run(args)
+    except WavLMLiveError as e:
+        log.error("%s", e)
+        return 1
+    return 0
