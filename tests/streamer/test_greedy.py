@@ -90,7 +90,7 @@ def test_a_word_spans_from_its_first_to_its_last_letter() -> None:
 
 
 def test_confidence_is_the_geometric_mean_of_the_letters_best_posteriors() -> None:
-    posteriors = [(2, 0.5), (2, 0.9), (0, 0.99), (3, 0.4), (1, 0.8), (4, 0.6)]
+    posteriors = [(2, 0.5), (2, 0.9), (2, 0.7), (0, 0.99), (3, 0.4), (1, 0.8), (4, 0.6)]
     rows = np.full((len(posteriors), len(ALPHABET)), 1e-9)
     for row, (index, p) in zip(rows, posteriors, strict=True):
         row[:] = (1 - p) / (len(ALPHABET) - 1)
