@@ -225,17 +225,21 @@ def test_listen_to_a_real_microphone(virtual_microphone, tiny_model, audio_folde
     assert sum(len(final["text"]) for final in finals) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.microphone
 @pytest.mark.skipif(not bundled_names(), reason="no bundled model in this installation")
-def test_the_words_come_out(virtual_microphone, audio_folder):
-    """A recording played into a microphone gives the text that the same file gives."""
+def test_the_words_come_out(virtual_microphone, command, audio_folder):
+    """A recording played into a microphone gives about the words that the file gives, most of which were spoken."""
     recording = audio_folder / "digits_and_commands.flac"
+    spoken = json.loads((audio_folder / "transcripts.json").read_text())[recording.name].split()
     code, lines, err = listen_to(virtual_microphone, recording, seconds=120)
     assert code == 130, err
     heard = " ".join(line["text"] for line in lines if line["type"] == "final").split()
-    spoken = json.loads((audio_folder / "transcripts.json").read_text())[recording.name].split()
-    right = sum(word in heard for word in spoken)
-    assert right >= 0.6 * len(spoken), f"{' '.join(heard)} instead of {' '.join(spoken)}"
+    read = command("transcribe", recording, model=False).out.split()
+    right, right_of_file = (sum(word in words for word in spoken) for words in (heard, read))
+    told = f"{' '.join(heard)} from the microphone, {' '.join(read)} from the file"
+    assert right >= 0.4 * len(spoken), told
+    assert right >= 0.75 * right_of_file, told
 
 
 @pytest.mark.microphone
