@@ -1,7 +1,7 @@
 """Record what a command shows on a terminal as an animated GIF.
 
     pip install pyte pillow
-    python docs/record_terminal.py docs/terminal.gif wavlm-live transcribe --realtime tests/audio/digits_and_commands.flac
+    python docs/record_terminal.py docs/terminal.gif wavlm-live transcribe --realtime RECORDING
 
 The command runs for real in a pseudo-terminal of 80 x 16; a picture is taken ten times a second.
 """

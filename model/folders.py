@@ -157,6 +157,7 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
         stage = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
         yield stage
         for path in sorted(stage.iterdir()):
+            path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
             path.replace(target / path.name)
         done = True
     except OSError as e:
@@ -174,6 +175,13 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
                     path.rmdir()
                 except OSError:
                     break
+
+
+def _umask() -> int:
+    """The process's mask for new files, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _unwritten(target: Path, reason: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -9,12 +10,13 @@ from unittest.mock import Mock
 import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wavlm_live.model.config import WavLMConfig
 from wavlm_live.model.ctc import WavLMForCTC
 from wavlm_live.model.errors import CheckpointError
+from wavlm_live.model.folders import staged
 from wavlm_live.model.processor import WavLMProcessor
 from wavlm_live.model.wavlm import WavLMModel
 
@@ -181,3 +183,13 @@ def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, kind: str, message:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", answers)
     with pytest.raises(CheckpointError, match=message):
         WavLMForCTC.from_pretrained("a/b", revision="r")
+
+
+def test_saved_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        with staged(tmp_path) as stage:
+            save_file({"x": torch.zeros(1)}, str(stage / "model.safetensors"))
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
