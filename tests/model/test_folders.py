@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.errors
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
