@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def write(name: str, result: dict[str, object]) -> Path:
     return path
 
 
-def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternate(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time the sides in turn, so that noise of the machine meets all of them: seconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,16 +38,16 @@ class ConvolutionalPosition(nn.Module):
 
     def weight(self) -> Tensor:
         """The weight with its norm multiplied in; kept between calls as long as no gradient is needed."""
-        if torch.is_grad_enabled() and self.training:
-            return self.conv.weight
-        parts = self.conv.parametrizations["weight"]
-        g, v = parts.original0, parts.original1  # type: ignore[union-attr]
-        key = (g.data_ptr(), v.data_ptr(), g._version, v._version, v.dtype, v.device, torch.is_grad_enabled())  # type: ignore[union-attr]
+        if torch.is_grad_enabled():
+            return cast(Tensor, self.conv.weight)
+        parts = cast(Any, self.conv).parametrizations["weight"]
+        g, v = parts.original0, parts.original1
+        if g.is_inference() or v.is_inference():  # these count no versions, so a change would go unseen
+            return cast(Tensor, self.conv.weight)
+        key = (g.data_ptr(), v.data_ptr(), g._version, v._version, v.dtype, v.device)
         if self._folded is None or self._folded[0] != key:
-            weight = self.conv.weight
-            if torch.is_grad_enabled() or weight.is_inference():
-                return weight
-            self._folded = (key, weight)
+            with torch.inference_mode(False), torch.no_grad():  # usable in and outside of inference mode
+                self._folded = (key, cast(Tensor, self.conv.weight))
         return self._folded[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class ConvolutionalPosition(nn.Module):
 
     def windowed(self, window: Tensor) -> Tensor:
         """`[rows, before + frames + behind, hidden]` -> `[rows, frames, hidden]`."""
-        out = F.conv1d(window.transpose(1, 2), self.weight(), self.conv.bias, groups=self.groups)
+        out = F.conv1d(window.transpose(1, 2), self.weight(), cast(Tensor, self.conv.bias), groups=self.groups)
         return self.activation(out.transpose(1, 2))
 
     def chunked(self, x: Tensor, left: int, chunk: int, right: int) -> Tensor:

@@ -82,14 +82,14 @@ def export(
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{checkpoint}: the tensor {name} is not finite; take an earlier checkpoint")
-    folder = model.save_pretrained(folder, dtype=dtype)
+    target: Path = model.save_pretrained(folder, dtype=dtype)
     tokenizer = CTCTokenizer(VOCABULARY, unk_token=None, bos_token=None, eos_token=None)
-    WavLMProcessor(do_normalize=False, return_attention_mask=True, tokenizer=tokenizer).save_pretrained(folder)
+    WavLMProcessor(do_normalize=False, return_attention_mask=True, tokenizer=tokenizer).save_pretrained(target)
     files: dict[str, Any] = {
         "streaming.json": {"contexts": dict(contexts)},
         "training.json": {"recipe": state["settings"], "progress": state["progress"], "averaged": averaged},
     }
     for name, content in files.items():
         text = (json.dumps(content, indent=2) + "\n").encode()
-        write_atomically(folder / name, lambda f, text=text: f.write(text))
-    return folder
+        write_atomically(target / name, lambda f, text=text: f.write(text))
+    return target
