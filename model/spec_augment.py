@@ -50,9 +50,7 @@ def span_mask(
     """
     rows, positions = shape
     if not 0.0 <= probability <= 1.0:
-        raise ConfigurationError(
-            f"the masking probability is {probability!r}, expected a value between 0 and 1"
-        )
+        raise ConfigurationError(f"the masking probability is {probability!r}, expected a value between 0 and 1")
     if length < 1:
         raise ConfigurationError(f"the length of a mask is {length!r}, expected 1 or more positions")
     if min_masks < 0:
@@ -83,9 +81,7 @@ def span_mask(
     return torch.from_numpy(hidden)
 
 
-def _spans_in(
-    room: int, positions: int, probability: float, length: int, min_masks: int, epsilon: float
-) -> int:
+def _spans_in(room: int, positions: int, probability: float, length: int, min_masks: int, epsilon: float) -> int:
     """Spans for a row of `room` valid positions on an axis of `positions`."""
     spans = max(int(probability * room / length + epsilon), min_masks)
     if spans * length > positions:

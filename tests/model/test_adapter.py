@@ -32,9 +32,7 @@ def small(**changes: object) -> WavLMConfig:
     frames=st.integers(20, 40),
     seed=st.integers(0, 1000),
 )
-def test_equals_transformers(
-    width: int, kernel: int, stride: int, layers: int, frames: int, seed: int
-) -> None:
+def test_equals_transformers(width: int, kernel: int, stride: int, layers: int, frames: int, seed: int) -> None:
     transformers = pytest.importorskip("transformers")
     reference_file = pytest.importorskip("transformers.models.wavlm.modeling_wavlm")
     config = small(

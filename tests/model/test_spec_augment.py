@@ -96,9 +96,7 @@ def test_nothing_is_hidden_without_probability_or_room() -> None:
 
 def test_min_masks_hides_even_at_probability_zero() -> None:
     hidden = span_mask((4, 30), 0.0, 3, min_masks=2, generator=torch.Generator().manual_seed(3))
-    assert all(
-        4 <= n <= 6 for n in hidden.sum(1).tolist()
-    )  # two different starts of three, overlapping or not
+    assert all(4 <= n <= 6 for n in hidden.sum(1).tolist())  # two different starts of three, overlapping or not
 
 
 def test_the_generator_decides() -> None:
