@@ -1,0 +1,278 @@
+"""`PrefixSearch`: the beam itself, frame by frame: texts, their weights and their best paths.
+
+For every text y of the beam the probability of the frames so far is kept as the sum over all paths that write y
+(Hannun et al. 2014, algorithm 1), apart for paths that end with a blank and with the last letter of y. A frame either
+leaves a text as it is or puts one output behind it; afterwards the best texts are kept.
+
+Arithmetic is done on probabilities, rescaled before they leave the range of floats. A frame that is almost surely
+blank changes all texts alike and costs next to nothing. Frames are read one by one, in plain Python: with the few
+outputs that a frame leaves in question, arrays would cost more than they save, and the result cannot depend on how
+frames are cut into calls, not in the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .alphabet import Alphabet
+from .fusion import Context, Fusion
+from .hotwords import BORDER
+from .hypotheses import Hypothesis, Path, Span
+
+_FIRST_SYMBOL = 0x100000  # a private plane of Unicode
+_SMALL, _LARGE = 1e-60, 1e60
+
+
+@dataclass(frozen=True)
+class BeamRules:
+    """How wide the search is."""
+
+    width: int = 16
+    """Texts that are kept after each frame."""
+    token_cutoff: float = 8.0
+    """Outputs so much less likely than the frame's best are not looked at; natural logarithm."""
+    beam_cutoff: float = 14.0
+    """Texts so much worse than the best are dropped; natural logarithm."""
+    blank_skip: float = 0.99
+    """A frame whose blank is more probable than this changes no text."""
+    confidence_temperature: float = 1.0
+    """Above 1, alternatives count for more in confidences."""
+    carry_context: bool = False
+    """The language model goes on over the end of a segment, instead of beginning a sentence there."""
+
+
+class PrefixSearch:
+    """The beam of one stream since the last stable word.
+
+    Args:
+        alphabet: what the outputs stand for.
+        rules: how wide to search.
+        fusion: language model and hotwords.
+    """
+
+    def __init__(self, alphabet: Alphabet, rules: BeamRules, fusion: Fusion) -> None:
+        self.alphabet = alphabet
+        self.rules = rules
+        self.fusion = fusion
+        self.symbols = [chr(_FIRST_SYMBOL + index) for index in range(len(alphabet))]
+        """A private character for each output; texts are strings of them."""
+        self.border = None if alphabet.delimiter_id is None else self.symbols[alphabet.delimiter_id]
+        self.beam: list[Hypothesis] = []
+        """Best first; never empty."""
+        self.scale = 0.0
+        """Natural logarithm of the factor that is missing in all weights."""
+        self.pause_frames = 0
+        """Silent frames at the end."""
+        self._labels = [BORDER if i == alphabet.delimiter_id else label for i, label in enumerate(alphabet.labels)]
+        self._floor = math.exp(-rules.beam_cutoff)
+        self.begin(-1, 1.0, 0.0, fusion.start() if fusion else None)
+
+    def begin(self, last: int, blank: float, letter: float, context: Context | None) -> None:
+        """Start anew with one empty text.
+
+        Args:
+            last: output that sounds on from before, -1 for none.
+            blank: share of the paths that have ended with a blank since.
+            letter: share of those that have not: for them a repeat of `last` writes nothing.
+            context: of the empty text, where there is fusion.
+        """
+        first = Hypothesis("", last, "", context)
+        first.blank = first.blank_best = blank
+        first.letter = first.letter_best = letter
+        self.beam = [first]
+        self.scale = 0.0
+        self.root = first.context  # of where the keys begin
+        self._merged = not letter  # no path ends with a letter
+
+    def fork(self) -> PrefixSearch:
+        """One of its own that stands where this one stands."""
+        fork = object.__new__(PrefixSearch)
+        fork.__dict__.update(self.__dict__)
+        fork.beam = [h.copy() for h in self.beam]
+        return fork
+
+    def rest(self, blank: float) -> None:
+        """Advance by one frame that is blank for all texts, with this log-probability."""
+        if not self._merged:
+            for h in self.beam:
+                h.blank_path, h.letter_path = h.path, (None, None)
+                h.blank, h.letter = h.blank + h.letter, 0.0
+                h.blank_best, h.letter_best = max(h.blank_best, h.letter_best), 0.0
+            self._merged = True
+        self.scale += blank
+        self.pause_frames += 1
+
+    def read(self, frame: int, outputs: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Advance by one frame.
+
+        Args:
+            frame: its index in the stream.
+            outputs: those that are not cut off, the blank among them.
+            logprobs: natural log-probability of each.
+        """
+        alphabet, symbols, labels = self.alphabet, self.symbols, self._labels
+        delimiter = alphabet.delimiter_id
+        quiet = quiet_best = border = 0.0  # outputs that write nothing: the blank and special tokens
+        tokens: list[tuple[int, float]] = []
+        heard: dict[int, float] = {}
+        for token, logprob in zip(outputs, logprobs, strict=True):
+            p = math.exp(logprob)
+            if token == delimiter:
+                border = p
+                tokens.append((token, p))
+            elif alphabet.labels[token]:
+                heard[token] = p
+                tokens.append((token, p))
+            else:
+                quiet, quiet_best = quiet + p, max(quiet_best, p)
+        self.pause_frames = self.pause_frames + 1 if quiet + border > 0.5 else 0
+
+        beam, floor, step = self.beam, self._floor, self.fusion.step
+        index_of = {h.key: i for i, h in enumerate(beam)}
+        stays: list[list[float]] = []  # blank, letter and their best paths, of texts that stay as they are
+        grown: list[tuple[float, float, int, int, Context | None]] = []  # texts that are new
+        joined: list[tuple[int, float, float, int, int]] = []  # growth into a text of the beam
+        top = 0.0
+        for i, h in enumerate(beam):
+            total, best = h.blank + h.letter, max(h.blank_best, h.letter_best)
+            again = heard.get(h.last, 0.0) if h.letter else 0.0
+            if h.word:
+                stay = [quiet * total, again * h.letter, quiet_best * best, again * h.letter_best]
+            else:  # between words a delimiter writes nothing
+                stay = [
+                    (quiet + border) * total,
+                    again * h.letter,
+                    max(quiet_best, border) * best,
+                    again * h.letter_best,
+                ]
+            stays.append(stay)
+            top = max(top, stay[0] + stay[1])
+            for token, p in tokens:
+                if token == delimiter and not h.word:
+                    continue
+                repeats = token == h.last  # only after a blank is it a second letter
+                factor, context = p, None
+                if h.context is not None:
+                    gain, context = h.context.next.get(labels[token]) or step(h.context, labels[token])
+                    factor *= gain
+                weight = factor * (h.blank if repeats else total)
+                if weight <= floor * top:
+                    continue
+                path_weight = factor * (h.blank_best if repeats else best)
+                j = index_of.get(h.key + symbols[token])
+                if j is None:
+                    grown.append((weight, path_weight, i, token, context))
+                    top = max(top, weight)
+                else:
+                    joined.append((j, weight, path_weight, i, token))
+        self._advance(frame, stays, grown, joined)
+
+    def _advance(
+        self,
+        frame: int,
+        stays: list[list[float]],
+        grown: list[tuple[float, float, int, int, Context | None]],
+        joined: list[tuple[int, float, float, int, int]],
+    ) -> None:
+        """Join what came to the same text, keep the best texts and give them their new weights and paths."""
+        beam, delimiter = self.beam, self.alphabet.delimiter_id
+        moved: dict[tuple[int, int], Path] = {}  # paths that reached a text from a shorter one
+        for j, weight, path_weight, i, token in joined:
+            kind = 0 if token == delimiter else 1
+            stays[j][kind] += weight
+            if path_weight > stays[j][kind + 2]:
+                stays[j][kind + 2] = path_weight
+                moved[j, kind] = self._longer(beam[i], token, frame)
+        weights = [stay[0] + stay[1] for stay in stays] + [new[0] for new in grown]
+        order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)[: self.rules.width]
+        top = weights[order[0]]
+        if not top:
+            return  # a frame that is impossible for all texts: as if it had not been
+        least = self._floor * top
+        kept = [at for at in order if weights[at] > least]
+        children: dict[int, Hypothesis] = {}
+        for at in kept:
+            if at >= len(beam):
+                weight, path_weight, i, token, context = grown[at - len(beam)]
+                children[at] = self._child(beam[i], token, weight, path_weight, context, frame)
+        for at in kept:
+            if at < len(beam):
+                h, stay = beam[at], stays[at]
+                again = h.letter_path  # a letter that sounds on ends later
+                if again[0] is not None:
+                    again = (again[0][0], frame + 1), again[1]
+                h.blank_path, h.letter_path = moved.get((at, 0)) or h.path, moved.get((at, 1)) or again
+                h.blank, h.letter, h.blank_best, h.letter_best = stay
+        self.beam = [children[at] if at >= len(beam) else beam[at] for at in kept]
+        self._merged = False
+        if not _SMALL < top < _LARGE:
+            self.multiply([1.0 / top] * len(kept))
+            self.scale += math.log(top)
+
+    def _longer(self, h: Hypothesis, token: int, frame: int) -> Path:
+        """The best path of a text with one more output."""
+        frames, words = h.blank_path if token == h.last else h.path
+        if token == self.alphabet.delimiter_id:
+            return (None, (Span(h.word, *frames), words)) if frames else (None, words)
+        return (frames[0] if frames else frame, frame + 1), words
+
+    def _child(
+        self, h: Hypothesis, token: int, weight: float, path_weight: float, context: Context | None, frame: int
+    ) -> Hypothesis:
+        """A text with one more output."""
+        closing = token == self.alphabet.delimiter_id
+        word = "" if closing else h.word + self.alphabet.labels[token]
+        child = Hypothesis(h.key + self.symbols[token], -1 if closing else token, word, context)
+        if closing:
+            child.blank, child.blank_best, child.blank_path = weight, path_weight, self._longer(h, token, frame)
+        else:
+            child.letter, child.letter_best, child.letter_path = weight, path_weight, self._longer(h, token, frame)
+        return child
+
+    def multiply(self, factors: Sequence[float]) -> None:
+        """Multiply the weights of each text."""
+        for h, factor in zip(self.beam, factors, strict=True):
+            h.blank, h.letter = h.blank * factor, h.letter * factor
+            h.blank_best, h.letter_best = h.blank_best * factor, h.letter_best * factor
+
+    def cut(self, key: str) -> None:
+        """Drop the texts that do not begin so, and this beginning, which ends with the delimiter, from the others."""
+        self.beam = [h for h in self.beam if h.key.startswith(key)]
+        for h in self.beam:
+            h.key = h.key[len(key) :]
+        if self.root is not None:
+            self.root = self.replay(self.root, key)
+
+    def replay(self, context: Context, key: str) -> Context:
+        """The context after a text."""
+        for symbol in key:
+            context = self.fusion.step(context, self._labels[ord(symbol) - _FIRST_SYMBOL])[1]
+        return context
+
+    def fuse(self, fusion: Fusion) -> None:
+        """Score by another fusion from now on, the texts of the beam too.
+
+        The language model goes on where it stood, hotwords begin at the first word of the beam.
+        """
+        root = self.root
+        if root is None or root.state is None:
+            root = fusion.start()
+        else:
+            root = Context(root.total, root.state, "", 0.0, fusion.hotwords.root)
+        self.fusion = fusion
+        gains = []
+        for h in self.beam:
+            before = h.context.total if h.context is not None else root.total
+            h.context = self.replay(root, h.key)
+            gains.append(h.context.total - before)
+        most = max(gains)
+        self.multiply([math.exp(gain - most) for gain in gains])
+        self.scale += most
+        self.beam.sort(key=lambda h: -h.weight)
+        self.root = root
+        if not fusion:
+            self.root = None
+            for h in self.beam:
+                h.context = None
