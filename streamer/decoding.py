@@ -1,0 +1,185 @@
+"""`DecodingSettings`: how a session turns frames into text, and `make_decoder`, which builds the decoder for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from ..model.errors import ConfigurationError
+from .alphabet import Alphabet
+from .beam import BeamDecoder
+from .events import Word
+from .fusion import Fusion, Weights
+from .greedy import GreedyDecoder
+from .hotwords import Hotwords
+from .language_model import LanguageModel, load_language_model
+from .prefix_search import BeamRules
+from .stability import StabilityRule
+
+Method = Literal["greedy", "beam"]
+
+
+class Decoder(Protocol):
+    """What a segmenter asks of a decoder; see `GreedyDecoder` for the words of each."""
+
+    alphabet: Alphabet
+    hop_samples: int
+
+    @property
+    def frames(self) -> int: ...
+    @property
+    def complete(self) -> tuple[Word, ...]: ...
+    @property
+    def words(self) -> tuple[Word, ...]: ...
+    @property
+    def contested_samples(self) -> int: ...
+    def accept(self, logprobs: np.ndarray) -> None: ...
+    def peek(self, logprobs: np.ndarray) -> tuple[Word, ...]: ...
+    def fork(self) -> Decoder: ...
+    def take(self) -> tuple[Word, ...]: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How frames become text.
+
+    Raises:
+        ConfigurationError: a value that cannot work; the message names the field.
+    """
+
+    method: Method = "greedy"
+    """`greedy`: the best output of each frame. `beam`: the best text, with a language model and hotwords."""
+    beam_width: int = 16
+    """Texts that the beam keeps."""
+    token_cutoff: float = 8.0
+    """Outputs so much less likely than a frame's best are not looked at; natural logarithm."""
+    beam_cutoff: float = 14.0
+    """Texts so much worse than the best are dropped; natural logarithm."""
+    blank_skip: float = 0.99
+    """A frame whose blank is more probable than this changes no text; 1: every frame is read."""
+    lm_path: str | None = None
+    """Language model: an ARPA file or a binary of KenLM, of words or of characters."""
+    lm_weight: float = 0.5
+    """Factor of the language model's logarithms."""
+    word_score: float = 1.0
+    """Bonus of each word where there is a language model; natural logarithm."""
+    unknown_penalty: float = 6.0
+    """Price of a word outside the language model's vocabulary; natural logarithm. Hotwords do not pay it."""
+    carry_context: bool = False
+    """The language model goes on from segment to segment, instead of beginning a sentence with each."""
+    hotwords: tuple[tuple[str, float], ...] = ()
+    """Phrases, each with its boost: a natural-log bonus for every letter."""
+    stability: float = 0.5
+    """From 0, words are called stable at once and may be wrong, to 1, when nothing speaks against them any more."""
+    confidence_temperature: float = 1.0
+    """Above 1, confidences are lower, below 1, higher; to be fitted on recordings with known text."""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            self._refuse("method", "greedy or beam")
+        if type(self.beam_width) is not int or not 1 <= self.beam_width <= 1000:
+            self._refuse("beam_width", "a whole number from 1 to 1000")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                self._refuse(name, f"a number from {low:g}" + (f" to {high:g}" if math.isfinite(high) else ""))
+        if self.blank_skip == 0 or self.confidence_temperature == 0:
+            self._refuse("blank_skip" if self.blank_skip == 0 else "confidence_temperature", "a number above 0")
+        if not (self.lm_path is None or (isinstance(self.lm_path, str) and self.lm_path)):
+            self._refuse("lm_path", "the path of a file, or None")
+        if type(self.carry_context) is not bool:
+            self._refuse("carry_context", "True or False")
+        self._check_hotwords()
+        if self.method == "greedy":
+            for name in ("lm_path", "hotwords"):
+                if getattr(self, name):
+                    self._refuse(name, 'nothing with method "greedy"; choose method "beam"')
+
+    def _check_hotwords(self) -> None:
+        pairs = isinstance(self.hotwords, tuple) and all(
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in self.hotwords
+        )
+        if not pairs:
+            self._refuse("hotwords", "a tuple of (phrase, boost)")
+        try:
+            Hotwords(self.hotwords)
+        except ConfigurationError as e:
+            raise ConfigurationError(f"DecodingSettings.hotwords: {e}") from e
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise ConfigurationError(f"DecodingSettings.{name} is {getattr(self, name)!r}, expected {expected}")
+
+
+_RANGES = (
+    ("token_cutoff", 0.0, math.inf),
+    ("beam_cutoff", 0.0, math.inf),
+    ("blank_skip", 0.0, 1.0),
+    ("lm_weight", 0.0, 10.0),
+    ("word_score", -20.0, 20.0),
+    ("unknown_penalty", 0.0, 100.0),
+    ("stability", 0.0, 1.0),
+    ("confidence_temperature", 0.0, 100.0),
+)
+
+
+def make_decoder(
+    alphabet: Alphabet,
+    settings: DecodingSettings | None = None,
+    hop_samples: int = 320,
+    language_model: LanguageModel | None = None,
+) -> GreedyDecoder | BeamDecoder:
+    """A fresh decoder for one stream.
+
+    Args:
+        alphabet: of the model's outputs.
+        settings: how to decode; None: greedily.
+        hop_samples: samples from one frame to the next.
+        language_model: one that is loaded already; None: the one at `lm_path`, which is loaded once for all streams.
+
+    Raises:
+        ConfigurationError: a language model that cannot be read, or hotwords that the alphabet cannot write.
+    """
+    settings = settings or DecodingSettings()
+    if settings.method == "greedy":
+        return GreedyDecoder(alphabet, hop_samples)
+    if language_model is None and settings.lm_path is not None:
+        language_model = load_language_model(settings.lm_path)
+    fusion = Fusion(
+        language_model,
+        Weights(settings.lm_weight, settings.word_score, settings.unknown_penalty),
+        hotwords_for(alphabet, settings.hotwords),
+    )
+    rules = BeamRules(
+        settings.beam_width,
+        settings.token_cutoff,
+        settings.beam_cutoff,
+        settings.blank_skip,
+        settings.confidence_temperature,
+        settings.carry_context,
+    )
+    return BeamDecoder(alphabet, hop_samples, rules, fusion, StabilityRule.of(settings.stability))
+
+
+def hotwords_for(alphabet: Alphabet, phrases: tuple[tuple[str, float], ...]) -> Hotwords:
+    """Hotwords that an alphabet can write.
+
+    Raises:
+        ConfigurationError: a phrase has a character that no output writes, or more than one word where the alphabet
+            has no delimiter.
+    """
+    hotwords = Hotwords(phrases)
+    written = set("".join(alphabet.labels).lower())
+    for text, _ in hotwords.phrases:
+        lost = sorted(set(text) - written - {" "})
+        if lost:
+            raise ConfigurationError(
+                f"hotword {text!r} has {', '.join(map(repr, lost))}, which this model never writes; it writes "
+                f"{''.join(sorted(written))}"
+            )
+        if " " in text and alphabet.delimiter_id is None:
+            raise ConfigurationError(f"hotword {text!r} has two words, but this model writes no borders between words")
+    return hotwords
