@@ -95,6 +95,7 @@ def write_within(model: NgramModel, counts: list[Counts], path: Path, most_bytes
     """
     everything = sum(len(table.keys) for table in model.tables[1:])
     limit = min(everything, round(most_bytes / BYTES_A_NGRAM))
+    pruned, size = model, 0
     for _ in range(6):
         pruned = prune(model, counts, limit)
         pruned.write(path)
@@ -105,9 +106,9 @@ def write_within(model: NgramModel, counts: list[Counts], path: Path, most_bytes
         if limit == 0:
             break
         limit = min(everything, int(limit * 0.98 * most_bytes / size))
-    if path.stat().st_size > most_bytes:
+    if size > most_bytes:
         raise ConfigurationError(
-            f"{path} takes {path.stat().st_size} bytes, expected at most {most_bytes}; choose a smaller vocabulary"
+            f"{path} takes {size} bytes, expected at most {most_bytes}; choose a smaller vocabulary"
         )
     return pruned
 

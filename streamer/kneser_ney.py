@@ -128,7 +128,7 @@ def prune(model: NgramModel, counts: list[Counts], limit: int) -> NgramModel:
 
     An n-gram matters by how often it was seen and by how much the model would lose without it (the weighted
     difference of Seymore and Rosenfeld 1996): `count * (ln p(w | h) - ln backoff(h) - ln p(w | h'))`. Single words
-    and the histories of what is kept stay.
+    stay, and so do the beginnings and endings of what is kept, which KenLM counts on.
 
     Args:
         model: of `estimate`.
@@ -143,14 +143,14 @@ def prune(model: NgramModel, counts: list[Counts], limit: int) -> NgramModel:
         backed_off = below.backoffs[found.prefixes] + below.logprobs[found.suffixes]
         losses.append(found.counts * (table.logprobs - backed_off))
     everything = np.concatenate(losses)
-    # Histories that stay for the sake of longer n-grams count too: find the bar by bisection.
+    # What stays for the sake of longer n-grams counts too: find the bar by bisection.
     low, high = -1, len(everything)
     ranked = np.sort(everything)[::-1]
     kept: list[np.ndarray] = []
     while high - low > max(1, limit // 1000):
         middle = (low + high + 1) // 2
         bar = ranked[middle - 1] if middle else np.inf
-        trial = _with_histories([loss >= bar for loss in losses], counts)
+        trial = _with_parts([loss >= bar for loss in losses], counts)
         if sum(int(keep.sum()) for keep in trial) <= limit:
             low, kept = middle, trial
         else:
@@ -158,9 +158,11 @@ def prune(model: NgramModel, counts: list[Counts], limit: int) -> NgramModel:
     return normalise(model, kept or [np.zeros(len(loss), dtype=bool) for loss in losses])
 
 
-def _with_histories(kept: list[np.ndarray], counts: list[Counts]) -> list[np.ndarray]:
+def _with_parts(kept: list[np.ndarray], counts: list[Counts]) -> list[np.ndarray]:
     for order in range(len(kept), 1, -1):  # from the longest down
-        kept[order - 2][counts[order].prefixes[kept[order - 1]]] = True
+        longer = kept[order - 1]
+        kept[order - 2][counts[order].prefixes[longer]] = True
+        kept[order - 2][counts[order].suffixes[longer]] = True
     return kept
 
 

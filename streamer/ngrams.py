@@ -17,7 +17,6 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import IO
@@ -30,7 +29,7 @@ from .language_model import BEGIN, END, LN_10, UNKNOWN, Unit, unit_of
 NEVER = -99.0
 """Base-10 logarithm that ARPA files write for the beginning of a sentence, which is never predicted."""
 State = tuple[int, ...]
-"""Indices of the n-grams of order 1, 2, ... that end the text; shorter where the longer ones are not stored."""
+"""Indices of the n-grams of order 1, 2, ... that end the text, -1 for one that is not stored; as long as needed."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +73,13 @@ class NgramModel:
         self.ids = {token: index for index, token in enumerate(self.vocabulary)}
         if UNKNOWN not in self.ids:
             raise ConfigurationError(f"a language model without {UNKNOWN} was given; it must score any word")
+        self.tokens = tuple(token for token in self.vocabulary if token not in (UNKNOWN, BEGIN, END))
+        self.unit: Unit = unit_of(self.tokens)
 
     @property
     def order(self) -> int:
         """Words of the longest n-grams."""
         return len(self.tables)
-
-    @cached_property
-    def tokens(self) -> tuple[str, ...]:
-        """See `LanguageModel`."""
-        return tuple(token for token in self.vocabulary if token not in (UNKNOWN, BEGIN, END))
-
-    @cached_property
-    def unit(self) -> Unit:
-        """See `LanguageModel`."""
-        return unit_of(self.tokens)
 
     def knows(self, token: str) -> bool:
         """See `LanguageModel`."""
@@ -104,16 +95,17 @@ class NgramModel:
         if word is None:
             word = self.ids[UNKNOWN]
         size = len(self.vocabulary)
-        found = [word]
+        found = [word]  # index of the n-gram of each order that ends here; pruned models may skip an order
+        longest = 1
         for table, history in zip(self.tables[1:], state, strict=False):
-            index = table.index(history * size + word)
-            if index < 0:
-                break
-            found.append(index)
-        logprob = float(self.tables[len(found) - 1].logprobs[found[-1]])
-        for order in range(len(found), len(state) + 1):
-            logprob += float(self.tables[order - 1].backoffs[state[order - 1]])
-        return logprob, tuple(found[: self.order - 1])
+            found.append(table.index(history * size + word) if history >= 0 else -1)
+            if found[-1] >= 0:
+                longest = len(found)
+        logprob = float(self.tables[longest - 1].logprobs[found[longest - 1]])
+        for table, history in list(zip(self.tables, state, strict=False))[longest - 1 :]:
+            if history >= 0:
+                logprob += float(table.backoffs[history])
+        return logprob, tuple(found[: min(longest, self.order - 1)])
 
     def sentence_logprob(self, words: Sequence[str]) -> tuple[float, int]:
         """Natural log-probability of a sentence with its end, and how many of its words are unknown."""

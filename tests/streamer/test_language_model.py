@@ -165,6 +165,38 @@ def test_scores_are_those_of_kenlm(small_file: Path, seed: int) -> None:
     assert not through.knows("never-seen")
 
 
+GAP = """\\data\\
+ngram 1=5
+ngram 2=3
+ngram 3=1
+
+\\1-grams:
+-1.0\t<unk>
+-99\t<s>\t-0.3
+-1.1\t</s>
+-0.5\ta\t-0.2
+-0.7\tb\t-0.4
+
+\\2-grams:
+-0.3\t<s> a\t-0.1
+-0.2\ta b\t-0.25
+-0.6\tb </s>
+
+\\3-grams:
+-0.05\ta b a
+
+\\end\\
+"""
+
+
+def test_an_ngram_counts_though_its_ending_was_pruned(tmp_path: Path) -> None:
+    """ "a b a" is stored, "b a" is not."""
+    path = tmp_path / "gap.arpa"
+    path.write_text(GAP)
+    expected = [-0.3, -0.1 - 0.2, -0.05, -0.2, -0.25 - 0.6]
+    assert walk(NgramModel.read(path), ["a", "b", "a", "b", END]) == pytest.approx([math.log(10) * e for e in expected])
+
+
 @pytest.mark.parametrize("kind", ["probing", "trie"])
 def test_binary_models_tell_their_words(small: NgramModel, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("kenlm", reason="pip install kenlm")
