@@ -15,8 +15,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# how long an example takes says nothing on a machine that others use
-settings.register_profile("wavlm-live", deadline=None)
+# How long an example takes says nothing on a machine that others use. CI draws the same examples every time: a change
+# must not be refused for an old fault that chance found just then; everybody else draws new ones.
+settings.register_profile("wavlm-live", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("wavlm-live")
 
 
@@ -42,3 +43,10 @@ def seed(request: pytest.FixtureRequest) -> int:
 def audio_folder() -> Path:
     """The small real recordings."""
     return ROOT / "tests" / "audio"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # a busy machine tears holes into sound that is played and recorded in real time
+    for item in items:
+        if item.get_closest_marker("microphone"):
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
