@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .decoding import DecodingSettings
     from .endpointing import EndpointRules, SpeechRules
     from .events import (
         Acknowledged,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .session import Session, SessionSettings
 
 _HOME = {
+    "DecodingSettings": "decoding",
     "EndpointRules": "endpointing",
     "SpeechRules": "endpointing",
     "Recogniser": "recogniser",
@@ -51,6 +53,7 @@ _HOME = {
 __all__ = [
     "Acknowledged",
     "Activity",
+    "DecodingSettings",
     "EndpointRules",
     "Event",
     "Final",

@@ -17,7 +17,7 @@ import typer
 from ..model.errors import OutputError, WavLMLiveError
 from . import options
 from .interrupts import Interrupted, Interruption
-from .options import Listening, UsageError
+from .options import Decoding, Listening, UsageError
 from .terminal import Terminal, TerminalLog
 
 PROGRAM = "wavlm-live"
@@ -165,6 +165,13 @@ def transcribe(
     max_segment_s: options.MaxSegmentS = 20.0,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
+    beam: options.Beam = None,
+    lm: options.Lm = None,
+    lm_weight: options.LmWeight = 0.5,
+    word_score: options.WordScore = 1.0,
+    unknown_penalty: options.UnknownPenalty = 6.0,
+    hotword: options.Hotword = None,
+    stability: options.Stability = 0.5,
     threads: options.Threads = None,
     plain: options.Plain = False,
     no_progress: options.NoProgress = False,
@@ -180,8 +187,9 @@ def transcribe(
 
     terminal = _terminal(plain, quiet, verbose)
     hop_ms = partial_hop_ms if realtime else 0  # nobody watches the partials of a recording at full speed
+    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability)
     listening = Listening(
-        model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, hop_ms
+        decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, hop_ms
     )
     request = Request(files, output, _name(format), channel, realtime, partials, not no_progress)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
@@ -203,6 +211,13 @@ def listen(
     max_segment_s: options.MaxSegmentS = 20.0,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
+    beam: options.Beam = None,
+    lm: options.Lm = None,
+    lm_weight: options.LmWeight = 0.5,
+    word_score: options.WordScore = 1.0,
+    unknown_penalty: options.UnknownPenalty = 6.0,
+    hotword: options.Hotword = None,
+    stability: options.Stability = 0.5,
     threads: options.Threads = None,
     plain: options.Plain = False,
     no_progress: options.NoProgress = False,
@@ -214,8 +229,10 @@ def listen(
     from .listen import listen as run
 
     terminal = _terminal(plain, quiet, verbose)
+    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability)
+    hop_ms = partial_hop_ms
     listening = Listening(
-        model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, partial_hop_ms
+        decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, hop_ms
     )
     request = Request(input_device, output, _name(format), channel, partials, not no_progress)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))

@@ -62,6 +62,11 @@ class GreedyDecoder:
         open_word = self._open_word()
         return (*self._complete, open_word) if open_word else tuple(self._complete)
 
+    @property
+    def contested_samples(self) -> int:
+        """First sample on which readings other than `words` may differ; there are none before the next frame."""
+        return self._reading.frame * self.hop_samples
+
     def accept(self, logprobs: np.ndarray) -> None:
         """Read committed frames.
 

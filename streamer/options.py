@@ -16,6 +16,7 @@ from ..model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ..model.context import StreamingContext
+    from .decoding import DecodingSettings
     from .interrupts import Interruption
     from .recogniser import Recogniser
     from .session import SessionSettings
@@ -63,7 +64,7 @@ def _option(*names: str, panel: str, **rest: Any) -> Any:
 
 
 PREFIX = "WAVLM_LIVE_"
-_MODEL, _TEXT, _SHOWN = "Model and latency", "Text", "What is shown"
+_MODEL, _DECODING, _TEXT, _SHOWN = "Model and latency", "Decoding", "Text", "What is shown"
 
 Model = Annotated[
     str | None,
@@ -133,6 +134,50 @@ SilenceMs = Annotated[
 MaxSegmentS = Annotated[
     float, _option("--max-segment-s", panel=_TEXT, min=1, metavar="S", help="Longest segment, in seconds.")
 ]
+Beam = Annotated[
+    int | None,
+    _option(
+        "--beam",
+        panel=_DECODING,
+        min=0,
+        max=1000,
+        metavar="N",
+        show_default=False,
+        help="Texts that beam search keeps; 0 for greedy decoding. Default: 16 with --lm or --hotword, else 0.",
+    ),
+]
+Lm = Annotated[
+    Path | None,
+    _option("--lm", panel=_DECODING, metavar="FILE", show_default=False, help="Language model: ARPA or KenLM binary."),
+]
+LmWeight = Annotated[float, _option("--lm-weight", panel=_DECODING, min=0, max=10, help="How much --lm counts.")]
+WordScore = Annotated[
+    float, _option("--word-score", panel=_DECODING, min=-20, max=20, help="Bonus of each word, with --lm.")
+]
+UnknownPenalty = Annotated[
+    float, _option("--unknown-penalty", panel=_DECODING, min=0, max=100, help="Price of a word unknown to --lm.")
+]
+Hotword = Annotated[
+    list[str] | None,
+    _option(
+        "--hotword",
+        panel=_DECODING,
+        metavar="PHRASE[:BOOST]",
+        show_default=False,
+        help="A phrase to expect, again for more; the boost is a bonus for each letter, 1.5 if not given.",
+    ),
+]
+Stability = Annotated[
+    float,
+    _option(
+        "--stability",
+        panel=_DECODING,
+        min=0,
+        max=1,
+        metavar="0..1",
+        help="With a beam: from 0, words are stable at once, to 1, when nothing speaks against them any more.",
+    ),
+]
 Output = Annotated[
     Path | None,
     _option(
@@ -180,9 +225,50 @@ Verbose = Annotated[bool, _option("--verbose", "-v", panel=_SHOWN, help="More no
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How frames become text, as the command line gave it."""
+
+    beam: int | None = None
+    lm: Path | None = None
+    lm_weight: float = 0.5
+    word_score: float = 1.0
+    unknown_penalty: float = 6.0
+    hotwords: tuple[str, ...] = ()
+    stability: float = 0.5
+
+    def settings(self) -> DecodingSettings:
+        """The same for a session.
+
+        Raises:
+            ConfigurationError: values that do not go together, or a hotword that is none.
+        """
+        from .decoding import DecodingSettings
+        from .hotwords import parse_hotword
+
+        if self.beam == 0 and (self.lm or self.hotwords):
+            name = "--lm" if self.lm else "--hotword"
+            raise UsageError(f"--beam 0 has no use for {name}; give --beam 16, or leave it")
+        hotwords = tuple(parse_hotword(text) for text in self.hotwords)
+        beam = self.beam if self.beam is not None else 16 * bool(self.lm or hotwords)
+        if not beam:
+            return DecodingSettings()
+        return DecodingSettings(
+            method="beam",
+            beam_width=beam,
+            lm_path=None if self.lm is None else str(self.lm),
+            lm_weight=self.lm_weight,
+            word_score=self.word_score,
+            unknown_penalty=self.unknown_penalty,
+            hotwords=hotwords,
+            stability=self.stability,
+        )
+
+
+@dataclass(frozen=True)
 class Listening:
     """Which model listens, and how, as the command line gave it."""
 
+    decoding: Decoding
     model: str | None
     device: str
     threads: int | None
@@ -215,7 +301,9 @@ class Listening:
     def _load(self) -> tuple[Recogniser, SessionSettings]:
         import torch
 
+        from .decoding import hotwords_for
         from .endpointing import EndpointRules
+        from .language_model import load_language_model
         from .recogniser import Recogniser
         from .session import SessionSettings
 
@@ -223,9 +311,14 @@ class Listening:
             torch.set_num_threads(self.threads)
         with as_usage():
             rules = EndpointRules(silence_ms=self.silence_ms, max_segment_s=self.max_segment_s)
-            settings = SessionSettings(partial_hop_ms=self.partial_hop_ms, endpoint=rules)
+            decoding = self.decoding.settings()
+            settings = SessionSettings(partial_hop_ms=self.partial_hop_ms, endpoint=rules, decoding=decoding)
+            if decoding.lm_path is not None:
+                load_language_model(decoding.lm_path)
         recogniser = Recogniser.load(self.model, self.device)
         with as_usage():
+            if decoding.hotwords:
+                hotwords_for(recogniser.alphabet, decoding.hotwords)  # now, not when the sound has begun
             return recogniser, replace(settings, context=self.chosen_context(recogniser))
 
     def chosen_context(self, recogniser: Recogniser) -> StreamingContext:

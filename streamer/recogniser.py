@@ -14,6 +14,7 @@ from ..model.errors import CheckpointError, ConfigurationError, DeviceError
 from ..model.folders import Source, read_json
 from .alphabet import Alphabet
 from .encoder import LocalEncoder
+from .language_model import load_language_model
 from .session import Session, SessionSettings
 
 logger = logging.getLogger(__name__)
@@ -155,11 +156,15 @@ class Recogniser:
         """Begin a stream.
 
         Raises:
-            ConfigurationError: the model cannot stream.
+            ConfigurationError: the model cannot stream, the language model cannot be read, or the model cannot write
+                the hotwords.
         """
         settings = settings or SessionSettings()
         context = settings.context or self.contexts["default"]
-        return Session(LocalEncoder(self.model, context), self.alphabet, context, settings, self.name)
+        path = settings.decoding.lm_path
+        language_model = None if path is None else load_language_model(path)
+        encoder = LocalEncoder(self.model, context)
+        return Session(encoder, self.alphabet, context, settings, self.name, language_model)
 
 
 def read_contexts(path: Path | None) -> dict[str, StreamingContext]:

@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from .endpointing import Endpointer, EndpointReason, EndpointRules, SpeechRules, SpeechWatch
 from .events import Activity, EndReason, Event, Final, Partial, SpeechStarted, SpeechStopped, Word
-from .greedy import GreedyDecoder
+
+if TYPE_CHECKING:
+    from .decoding import Decoder
 
 FLUSH_TOLERANCE_FRAMES = 2
 """Frames by which a word may move between its provisional and its committed reading."""
@@ -43,9 +46,7 @@ class Segmenter:
         activity: also give an `Activity` event for all committed frames.
     """
 
-    def __init__(
-        self, decoder: GreedyDecoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False
-    ) -> None:
+    def __init__(self, decoder: Decoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False) -> None:
         self.decoder = decoder
         self.alphabet = decoder.alphabet
         self.hop_samples = decoder.hop_samples
@@ -62,6 +63,7 @@ class Segmenter:
         """Every sample before this one is covered by a final that was given out, or is silence."""
         words = self._visible(self.decoder.words)
         at = words[0].start_samples if words else self.decoder.frames * self.hop_samples
+        at = min(at, self.decoder.contested_samples)  # a word that was not the best so far may begin before
         at = max(at, self._said.end_samples) if self._said else at
         return at if self.limit_samples is None else min(at, self.limit_samples)
 

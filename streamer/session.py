@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..model.context import StreamingContext
 from ..model.errors import AudioError, ConfigurationError, StreamError
 from .alphabet import Alphabet
+from .beam import BeamDecoder
 from .chunker import Chunker
+from .decoding import DecodingSettings, hotwords_for, make_decoder
 from .encoder import EncoderStep, EncoderStream
 from .endpointing import EndpointRules, SpeechRules
 from .events import SAMPLE_RATE, Event, Ready
-from .greedy import GreedyDecoder
+from .language_model import LanguageModel
 from .segmenter import Segmenter
 
 TAIL_SAMPLES = 4800
@@ -39,6 +41,8 @@ class SessionSettings:
     """When speech starts and stops."""
     activity: bool = False
     """Also give `Activity` events, with a probability for each frame."""
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    """How frames become text: greedily, or by a beam with a language model and hotwords."""
 
     def __post_init__(self) -> None:
         value = self.partial_hop_ms
@@ -59,6 +63,10 @@ class Session:
         context: the one that the encoder was made with.
         settings: how to listen; its own context is not looked at here.
         model: name for the `Ready` event.
+        language_model: the one of the settings, if it is loaded already.
+
+    Raises:
+        ConfigurationError: a language model that cannot be read, or hotwords that the alphabet cannot write.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Session:
         context: StreamingContext,
         settings: SessionSettings | None = None,
         model: str = "",
+        language_model: LanguageModel | None = None,
     ) -> None:
         self.settings = settings or SessionSettings()
         hop = encoder.hop_samples
@@ -76,9 +85,8 @@ class Session:
         self._encoder = encoder
         partial_hop_samples = self.settings.partial_hop_ms * SAMPLE_RATE // 1000
         self._chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
-        self._segmenter = Segmenter(
-            GreedyDecoder(alphabet, hop), self.settings.endpoint, self.settings.speech, self.settings.activity
-        )
+        self._decoder = make_decoder(alphabet, self.settings.decoding, hop, language_model)
+        self._segmenter = Segmenter(self._decoder, self.settings.endpoint, self.settings.speech, self.settings.activity)
         self._taken = 0
         self._finished = False
 
@@ -138,6 +146,25 @@ class Session:
             self._encoder.listen(rest)
         ahead = self._encoder.step(commit=False).logprobs if self._encoder.waiting_frames else None
         return self._segmenter.flush(ahead)
+
+    def set_hotwords(self, hotwords: tuple[tuple[str, float], ...]) -> None:
+        """Expect other phrases from now on; words that are not stable yet are weighed anew. Other sessions do not
+        notice.
+
+        Args:
+            hotwords: phrases, each with its boost, as in `DecodingSettings.hotwords`; none to expect nothing.
+
+        Raises:
+            ConfigurationError: a phrase that cannot work, or a session that decodes greedily; nothing has changed.
+            StreamError: the session was finished.
+        """
+        self._check_open()
+        if not isinstance(self._decoder, BeamDecoder):
+            raise ConfigurationError(
+                'this session decodes greedily and has no use for hotwords; open it with method "beam"'
+            )
+        settings = replace(self.settings.decoding, hotwords=hotwords)
+        self._decoder.set_hotwords(hotwords_for(self._decoder.alphabet, settings.hotwords))
 
     def finish(self) -> list[Event]:
         """End the stream: everything that was heard is decoded, to the last word.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavlm_live.model.errors import ConfigurationError
+from wavlm_live.model.errors import ConfigurationError, StreamError
 from wavlm_live.streamer.alphabet import Alphabet
 from wavlm_live.streamer.beam import BeamDecoder
 from wavlm_live.streamer.build_language_model import build, choose_vocabulary
@@ -22,7 +22,9 @@ from wavlm_live.streamer.events import Final, Partial
 from wavlm_live.streamer.greedy import GreedyDecoder
 from wavlm_live.streamer.language_model import load_language_model
 from wavlm_live.streamer.ngrams import NgramModel
+from wavlm_live.streamer.recogniser import Recogniser
 from wavlm_live.streamer.segmenter import Segmenter
+from wavlm_live.streamer.session import Session, SessionSettings
 
 ALPHABET = Alphabet(("", "", *"abcdefghijklmnopqrstuvwxyz'"), blank_id=0, delimiter_id=1)
 TEXT = [line.split() for line in ["the cat sat", "the cat ran", "a cat sat", "the hat", "he sat", "a hat a cat"]]
@@ -232,3 +234,63 @@ def test_a_flush_in_a_segmenter_repeats_nothing(stability: float) -> None:
         events += segmenter.close()
         said = "".join(w.text for e in events if isinstance(e, Final) for w in e.words)
         assert said == text.replace(" ", "")
+
+
+def test_sessions_of_one_recogniser_have_their_own_hotwords(tiny_model: Path, model_path: Path) -> None:
+    recogniser = Recogniser.load(tiny_model, device="cpu")
+    sound = np.random.default_rng(0).normal(scale=0.1, size=40_000).astype(np.float32)
+
+    def hear(session: Session, hotwords: tuple[tuple[str, float], ...] | None = None) -> str:
+        events = session.feed(sound[:20_000])
+        if hotwords is not None:
+            session.set_hotwords(hotwords)
+        events += session.feed(sound[20_000:]) + session.finish()
+        return " ".join(e.text for e in events if isinstance(e, Final))
+
+    beam = SessionSettings(decoding=DecodingSettings(method="beam", lm_path=str(model_path)))
+    plain = hear(recogniser.open(beam))
+    assert "zz" not in plain
+    eager, other = recogniser.open(beam), recogniser.open(beam)
+    assert "zz" in hear(eager, (("zz", 20.0),))
+    assert hear(other, ()) == plain
+    with pytest.raises(StreamError, match="finished"):
+        other.set_hotwords(())
+    fresh = recogniser.open(beam)
+    for wrong in ((("é", 1.0),), (("a", 0.0),)):
+        with pytest.raises(ConfigurationError, match="hotword"):
+            fresh.set_hotwords(wrong)
+    assert hear(fresh) == plain
+    with pytest.raises(ConfigurationError, match="greedily"):
+        recogniser.open().set_hotwords((("a", 1.0),))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--beam", "0", "--hotword", "ann"), "--beam 0 has no use for --hotword"),
+        (("--hotword", "ann:x"), "'x' is no number"),
+        (("--hotword", "café"), "'é'"),
+        (("--lm", "none.arpa"), "no language model at none.arpa"),
+        (("--beam", "2000"), "--beam"),
+        (("--stability", "2"), "--stability"),
+    ],
+)
+def test_decoding_options_that_cannot_work(
+    command: Any, audio_folder: Path, arguments: tuple[str, ...], part: str
+) -> None:
+    answer = command("transcribe", audio_folder / "digit_four.opus", *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert part in answer.err
+
+
+def test_decoding_options_reach_the_session(command: Any, audio_folder: Path, model_path: Path) -> None:
+    sound = audio_folder / "sentence_rope.opus"
+    greedy = command("transcribe", sound)
+    beam = command("transcribe", sound, "--beam", 4)
+    fused = command("transcribe", sound, "--lm", model_path, "--lm-weight", 3, "--stability", 1)
+    hot = command("transcribe", sound, "--hotword", "zz:20", "--hotword", "q q:20")
+    assert [answer.code for answer in (greedy, beam, fused, hot)] == [0, 0, 0, 0]
+    assert "zz" not in beam.out
+    assert {"zz", "q"} & set(hot.out.split())
+    known = {word for line in TEXT for word in line}
+    assert len(known & set(fused.out.split())) > len(known & set(greedy.out.split()))
