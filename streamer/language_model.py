@@ -63,7 +63,7 @@ class KenLanguageModel:
 
     def __init__(self, path: Path) -> None:
         try:
-            import kenlm
+            import kenlm  # pyright: ignore[reportMissingImports]  (an extra)
         except ImportError as e:
             raise ConfigurationError("the package kenlm is not installed; pip install 'wavlm-live[lm]'") from e
         _check_file(path)
