@@ -221,6 +221,22 @@ def test_in_a_segmenter_stable_text_only_grows_and_finals_begin_with_it(
     assert finals == expected  # however the frames were cut
 
 
+def test_what_a_rival_may_still_say_is_not_decided() -> None:
+    """The best text is empty, but another one holds a word, and wins once it is a hotword."""
+    decoder = make_decoder(ALPHABET, DecodingSettings(method="beam"))
+    assert isinstance(decoder, BeamDecoder)
+    segmenter = Segmenter(decoder, EndpointRules(), SpeechRules())
+    rows = np.full((12, len(ALPHABET)), 1e-6)
+    rows[:, 0] = 1
+    rows[3, [0, 2]] = 0.6, 0.4
+    segmenter.accept(np.log(rows / rows.sum(axis=1, keepdims=True)).astype(np.float32))
+    assert decoder.words == ()
+    assert segmenter.decided_samples == 3 * 320
+    decoder.set_hotwords(hotwords_for(ALPHABET, (("a", 2.0),)))
+    assert [(w.text, w.start_samples) for w in decoder.words] == [("a", 3 * 320)]
+    assert segmenter.decided_samples == 3 * 320
+
+
 @pytest.mark.parametrize("stability", [0.0, 0.5, 1.0])
 def test_a_flush_in_a_segmenter_repeats_nothing(stability: float) -> None:
     setting = DecodingSettings(method="beam", stability=stability)
