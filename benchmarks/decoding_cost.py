@@ -1,0 +1,96 @@
+"""What decoding costs one stream, by decoder, on the model's own outputs for real recordings.
+
+    python benchmarks/decoding_cost.py [--model FOLDER] [--lm english.arpa.gz] RECORDING ...
+
+The recordings, `tests/audio` if none are named, are encoded once, in the model's default context. Then each decoder
+reads them again and again in chunks of that context and, at every chunk, peeks at half a chunk of provisional frames.
+Time is process time of one thread, as per cent of the duration of the sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import write
+
+from wavlm_live.streamer import DecodingSettings, Recogniser
+from wavlm_live.streamer.decoding import make_decoder
+from wavlm_live.streamer.encoder import LocalEncoder
+from wavlm_live.streamer.sources import FileSource
+
+AUDIO = Path(__file__).resolve().parent.parent / "tests" / "audio"
+FRAMES_A_SECOND = 50
+
+
+def logprobs_of(recogniser: Recogniser, path: Path) -> np.ndarray:
+    """Committed frames `[frames, labels]` of a recording."""
+    encoder = LocalEncoder(recogniser.model, recogniser.context())
+    step = recogniser.context().step_frames
+    hop, rows = encoder.hop_samples, []
+    with FileSource(path) as source:
+        for block in source:
+            for start in range(0, len(block), hop):
+                encoder.listen(block[start : start + hop])
+                if encoder.waiting_frames >= step:
+                    out = encoder.step()
+                    rows.append(out.logprobs[: out.own_frames])
+    while encoder.waiting_frames:
+        out = encoder.step(final=True)
+        rows.append(out.logprobs[: out.own_frames])
+    return np.concatenate(rows)
+
+
+def seconds(recogniser: Recogniser, settings: DecodingSettings, sound: list[np.ndarray], peek: bool) -> float:
+    """Process time of decoding everything once."""
+    chunk = recogniser.context().chunk_frames
+    start = time.process_time()
+    for logprobs in sound:
+        decoder = make_decoder(recogniser.alphabet, settings)
+        for at in range(0, len(logprobs), chunk):
+            decoder.accept(logprobs[at : at + chunk])
+            if peek:
+                decoder.peek(logprobs[at + chunk : at + chunk + chunk // 2])
+    return time.process_time() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recordings", nargs="*", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--lm")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    # a figure names its command; where the files lie on this machine is nobody's business
+    shown = [("--model", options.model), ("--lm", options.lm)]
+    sys.argv = ["benchmarks/decoding_cost.py", *(part for k, v in shown if v for part in (k, Path(v).name))]
+    recogniser = Recogniser.load(options.model, device="cpu")
+    sound = [logprobs_of(recogniser, path) for path in options.recordings or sorted(AUDIO.glob("*.opus"))]
+    duration_s = sum(map(len, sound)) / FRAMES_A_SECOND
+    settings = {"greedy": DecodingSettings()}
+    for width in (1, 4, 16, 64):
+        settings[f"beam {width}"] = DecodingSettings(method="beam", beam_width=width)
+    settings["beam 16, hotwords"] = DecodingSettings(method="beam", hotwords=(("wavlm live", 1.5), ("new york", 1.5)))
+    if options.lm:
+        settings["beam 16, language model"] = DecodingSettings(method="beam", lm_path=os.fspath(options.lm))
+    rows = []
+    for name, setting in settings.items():
+        seconds(recogniser, setting, sound, True)  # warm up: caches, the language model
+        rounds = range(options.rounds)
+        read = statistics.median(seconds(recogniser, setting, sound, False) for _ in rounds)
+        both = statistics.median(seconds(recogniser, setting, sound, True) for _ in rounds)
+        row = {"decoder": name, "percent": 100 * read / duration_s, "with_peeks_percent": 100 * both / duration_s}
+        rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
+        print(f"{name:26} {row['percent']:6.2f} %   with peeks {row['with_peeks_percent']:6.2f} %")
+    write("decoding_cost", {"sound_s": round(duration_s, 1), "rounds": options.rounds, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
