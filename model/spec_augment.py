@@ -71,8 +71,8 @@ def span_mask(
         spans = _spans_in(room, positions, probability, length, min_masks, epsilon)
         # All rows need as many starts: a short one repeats its first, which hides nothing more. One that has
         # none is shorter than the axis, so that the last position is padding and may be named.
+        drawn = random.choice(max(room - length + 1, 0), spans, replace=False)  # moves the state on for no span too
         if spans:
-            drawn = random.choice(room - length + 1, spans, replace=False)
             starts[row, :spans], starts[row, spans:] = drawn, drawn[0]
         else:
             starts[row] = positions - 1

@@ -46,11 +46,14 @@ def test_equals_transformers_given_the_same_random_state(request: dict[str, Any]
         expected = reference._compute_mask_indices(
             request["shape"], request["probability"], request["length"], mask, request["min_masks"]
         )
+        expected_next = np.random.rand()
     finally:
         np.random.set_state(before)
-    ours = span_mask(**request, generator=np.random.RandomState(seed))
+    generator = np.random.RandomState(seed)
+    ours = span_mask(**request, generator=generator)
     assert ours.dtype == torch.bool
     np.testing.assert_array_equal(ours.numpy(), expected)
+    assert generator.rand() == expected_next  # what is drawn afterwards, such as the other axis, agrees too
 
 
 @settings(max_examples=100, deadline=None)
