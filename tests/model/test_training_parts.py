@@ -189,8 +189,8 @@ def test_checkpointing_costs_nothing_in_inference(seed: int, monkeypatch: pytest
     model = build(WavLMModel).eval()
     model.gradient_checkpointing_enable()
     monkeypatch.setattr(encoder, "checkpoint", None)
-    monkeypatch.setattr(front_end, "checkpoint", None)
-    model(sound())
+    monkeypatch.setattr(front_end, "checkpoint", None)  # calling it would raise
+    assert torch.isfinite(model(sound()).last_hidden_state).all()
 
 
 @pytest.mark.parametrize("train", [False, True])
