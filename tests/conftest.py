@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,10 @@ settings.load_profile("wavlm-live")
 
 def pytest_configure(config: pytest.Config) -> None:
     import torch
+
+    # A background job of a shell starts with Ctrl+C ignored, and so would all programs that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     # many small tensors: a second thread only waits, and the suite may share its cores
     torch.set_num_threads(int(os.environ.get("WAVLM_LIVE_TEST_THREADS", "1")))
