@@ -70,14 +70,14 @@ def test_hears_what_is_played(virtual_microphone: VirtualMicrophone, rate: int |
 def test_channels(virtual_microphone: VirtualMicrophone) -> None:
     played, _ = soundfile.read(AUDIO / "sentence_tureen.opus", dtype="float32")
     stereo = np.stack([played, np.roll(played[::-1], 8_000)], axis=1)
-    with (
-        MicrophoneSource("headset", channel=0, queue_s=20) as left,
-        MicrophoneSource("headset", channel=1, queue_s=20) as right,
-        MicrophoneSource("headset", queue_s=20) as both,
-    ):
-        assert (left.channels, right.channels, both.channels) == (2, 2, 1)
-        virtual_microphone.play(stereo)
-        heard = [listen(source, 4.8) for source in (left, right, both)]
+    heard = []
+    for channel, channels in ((0, 2), (1, 2), (None, 1)):  # one after the other: streams side by side tear
+        with MicrophoneSource("headset", channel=channel, queue_s=20) as source:
+            assert source.channels == channels
+            listen(source, 0.5)  # the first moments of a stream may tear as well
+            playing = virtual_microphone.play(stereo)
+            heard.append(listen(source, 4.8))
+            playing.wait()
     expected = [stereo[:, 0], stereo[:, 1], stereo.mean(axis=1)]
     likeness = np.array([[similarity(h, e) for e in expected] for h in heard])
     assert (likeness.diagonal() > 0.98).all()
