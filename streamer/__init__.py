@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Activity,
         Event,
         Final,
+        Marker,
         Partial,
         Problem,
         Ready,
@@ -43,7 +44,7 @@ _HOME = {
     "SessionSettings": "session",
     **dict.fromkeys(
         (
-            "Acknowledged", "Activity", "Event", "Final", "Partial", "Problem", "Ready", "Speaker",
+            "Acknowledged", "Activity", "Event", "Final", "Marker", "Partial", "Problem", "Ready", "Speaker",
             "SpeechStarted", "SpeechStopped", "Word", "to_wire",
         ),
         "events",
@@ -57,6 +58,7 @@ __all__ = [
     "EndpointRules",
     "Event",
     "Final",
+    "Marker",
     "Partial",
     "Problem",
     "Ready",

@@ -104,6 +104,18 @@ class Activity(_Event, frozen=True):
     """Probability of speech, 0 to 1, one a frame."""
 
 
+class Marker(_Event, frozen=True):
+    """The answer to `Session.mark`: all sound before the mark has been decided.
+
+    What was said before it stands in the finals that came before this event; the rest was silence.
+    """
+
+    id: str
+    """As it was given to `mark`."""
+    at_samples: int
+    """Samples that had been fed when it was set."""
+
+
 class Speaker(_Event, frozen=True):
     """Who speaks in a stretch of the stream."""
 
@@ -133,7 +145,7 @@ class Problem(_Event, frozen=True):
     """True: the stream is over."""
 
 
-Event = Ready | SpeechStarted | SpeechStopped | Partial | Final | Activity | Speaker | Acknowledged | Problem
+Event = Ready | SpeechStarted | SpeechStopped | Partial | Final | Activity | Marker | Speaker | Acknowledged | Problem
 
 
 def to_seconds(samples: int) -> float:

@@ -10,6 +10,7 @@ It knows neither the encoder nor samples, only frames, and treats three kinds of
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import msgspec
 import numpy as np
 
 from .endpointing import Endpointer, EndpointReason, EndpointRules, SpeechRules, SpeechWatch
-from .events import Activity, EndReason, Event, Final, Partial, SpeechStarted, SpeechStopped, Word
+from .events import Activity, EndReason, Event, Final, Marker, Partial, SpeechStarted, SpeechStopped, Word
 
 if TYPE_CHECKING:
     from .decoding import Decoder
@@ -57,6 +58,8 @@ class Segmenter:
         self._activity = activity
         self._said: _Said | None = None
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
+        self._marks: deque[Marker] = deque()  # in order, not answered yet
+        self._flushed_samples = 0  # what was heard at the last flush
 
     @property
     def decided_samples(self) -> int:
@@ -94,7 +97,35 @@ class Segmenter:
             if reason:
                 events += self._end(self.decoder.words, self._reason(reason))
                 self._begin()
+                events += self._answered()
             first = last
+        return events + self._answered()
+
+    def mark(self, marker: Marker) -> list[Event]:
+        """Have a marker returned when all sound before it is decided; at once where it is.
+
+        Args:
+            marker: at a sample not before that of the last one.
+
+        Returns:
+            The marker, if it is decided already.
+        """
+        self._marks.append(marker)
+        return self._answered()
+
+    @property
+    def marks(self) -> int:
+        """Markers that wait."""
+        return len(self._marks)
+
+    def _answered(self) -> list[Event]:
+        """The markers whose sound has been decided by now."""
+        if not self._marks:
+            return []
+        decided = max(self.decided_samples, self._flushed_samples)
+        events: list[Event] = []
+        while self._marks and self._marks[0].at_samples <= decided:
+            events.append(self._marks.popleft())
         return events
 
     def partial(self, logprobs: np.ndarray | None = None) -> list[Event]:
@@ -114,7 +145,7 @@ class Segmenter:
         self._shown = shown
         return [Partial(*shown, words)]
 
-    def flush(self, logprobs: np.ndarray | None = None) -> list[Event]:
+    def flush(self, logprobs: np.ndarray | None = None, heard_samples: int = 0) -> list[Event]:
         """End the segment now; the text of provisional frames counts as said.
 
         A word that is being spoken is given out as far as it was heard; if it turns out longer, its missing
@@ -122,9 +153,10 @@ class Segmenter:
 
         Args:
             logprobs: provisional frames `[frames, labels]` after the accepted ones; None for none.
+            heard_samples: all sound before this sample counts as decided: markers before it are returned.
 
         Returns:
-            One `Final`, or nothing where there was no text.
+            A `Final`, if there was text, then the markers.
         """
         words = self._words_ahead(logprobs)
         events = self._end(words, "flush")
@@ -134,14 +166,17 @@ class Segmenter:
             self._said = None if read else _Said(words[-1].text, words[-1].end_samples)
         self.decoder.take()  # the open word stays: its committed end is still to come
         self._endpointer.reset()
-        return events
+        self._flushed_samples = max(self._flushed_samples, heard_samples)
+        return events + self._answered()
 
     def close(self) -> list[Event]:
-        """The end of the stream: the last final and the end of speech, if there are any."""
+        """The end of the stream: the last final and the end of speech, if there are any, and all markers."""
         events = self._speech(self._watch.stop())
         events += self._end(self.decoder.words, "end")
         self._begin()
-        return events + self.partial()
+        events += [*self._marks, *self.partial()]
+        self._marks.clear()
+        return events
 
     def _reason(self, endpoint: EndpointReason) -> EndReason:
         if self.limit_samples is not None and self.decoder.frames * self.hop_samples > self.limit_samples:

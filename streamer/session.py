@@ -14,12 +14,14 @@ from .chunker import Chunker
 from .decoding import DecodingSettings, hotwords_for, make_decoder
 from .encoder import EncoderStep, EncoderStream
 from .endpointing import EndpointRules, SpeechRules
-from .events import SAMPLE_RATE, Event, Ready
+from .events import SAMPLE_RATE, Event, Marker, Ready
 from .language_model import LanguageModel
 from .segmenter import Segmenter
 
 TAIL_SAMPLES = 4800
 """Silence put behind the last sample: 0.3 s, for the last frame to be whole and the last letter to come out."""
+MOST_MARKS = 1000
+"""Marks of one session that may wait at once."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,32 @@ class Session:
         if len(rest):
             self._encoder.listen(rest)
         ahead = self._encoder.step(commit=False).logprobs if self._encoder.waiting_frames else None
-        return self._segmenter.flush(ahead)
+        return self._segmenter.flush(ahead, self._taken)
+
+    def mark(self, id: str) -> list[Event]:
+        """Ask to be told when all sound fed so far has been decided.
+
+        The answer is `Marker(id, samples_taken)`, among the events of this call or a later one: what was said before
+        the mark stands in the finals before the answer. It comes with the end of the segment that goes on at the
+        mark, in silence as soon as that has been read, with `flush` and with `finish`; right behind a flush at once.
+        Marks are answered in their order.
+
+        Args:
+            id: comes back with the answer; need not be unique.
+
+        Returns:
+            The answer, where everything is decided already.
+
+        Raises:
+            ConfigurationError: no text, or more than 200 characters.
+            StreamError: the session was finished, or too many marks wait.
+        """
+        self._check_open()
+        if not isinstance(id, str) or not 1 <= len(id) <= 200:
+            raise ConfigurationError(f"the id of a mark is {id!r:.60}, expected text of 1 to 200 characters")
+        if self._segmenter.marks >= MOST_MARKS:
+            raise StreamError(f"{MOST_MARKS} marks wait for their answer already; flush, or set fewer")
+        return self._segmenter.mark(Marker(id, self._taken))
 
     def set_hotwords(self, hotwords: tuple[tuple[str, float], ...]) -> None:
         """Expect other phrases from now on; words that are not stable yet are weighed anew. Other sessions do not

@@ -20,6 +20,7 @@ EXAMPLES = [
     ev.Partial("yes", "no", (WORD, ev.Word("no", 6720, 7040, 0.5))),
     ev.Final("yes", (WORD,), 320, 6400, "silence"),
     ev.Activity(640, 320, (0.25, 0.123456)),
+    ev.Marker("turn 1", 6400),
     ev.Speaker("anna", 0, 16000, 0.75),
     ev.Acknowledged(4801),
     ev.Problem("bad_message", "a list came, expected an object", fatal=True),
@@ -29,7 +30,8 @@ EXAMPLES = [
 def test_every_event_has_an_example_and_a_tag() -> None:
     assert {type(e) for e in EXAMPLES} == set(get_args(ev.Event))
     assert [ev.to_wire(e)["type"] for e in EXAMPLES] == [
-        "ready", "speech_started", "speech_stopped", "partial", "final", "activity", "speaker", "acknowledged",
+        "ready", "speech_started", "speech_stopped", "partial", "final", "activity", "marker", "speaker",
+        "acknowledged",
         "problem",
     ]  # fmt: skip
 
@@ -57,7 +59,8 @@ def test_final_on_the_wire() -> None:
     }  # fmt: skip
     assert ev.to_wire(EXAMPLES[5])["probabilities"] == [0.25, 0.1235]
     assert ev.to_wire(EXAMPLES[5])["hop_s"] == 0.02
-    assert ev.to_wire(EXAMPLES[7]) == {"type": "acknowledged", "samples": 4801}
+    assert ev.to_wire(EXAMPLES[6]) == {"type": "marker", "id": "turn 1", "at_s": 0.4}
+    assert ev.to_wire(EXAMPLES[8]) == {"type": "acknowledged", "samples": 4801}
 
 
 @given(st.integers(0, 16_000 * 3600 * 24))
