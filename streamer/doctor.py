@@ -48,7 +48,8 @@ def examine(model: str | None = None, device: str = "auto") -> Iterator[Check]:
     found = torch_library()
     yield found
     if found.status == "ok":
-        yield from (check() for check in (cpu, cuda, attention_path))
+        yield from (check() for check in (cpu, cuda))
+        yield from kernel_paths()
     yield from (check() for check in (triton, decoder, resampler, microphones, hub_cache))
     if found.status == "ok":
         yield try_model(model, device)
@@ -105,17 +106,15 @@ def triton() -> Check:
         return Check("Triton", "absent", "not installed", "only of use with a GPU; CUDA builds of torch bring it")
 
 
-def attention_path() -> Check:
-    """Which implementation of attention runs here, and why."""
-    import torch
+def kernel_paths() -> Iterator[Check]:
+    """Which implementation of each operation with kernels of its own runs here, and why."""
+    from ..kernels import dispatch
 
-    where = "CUDA" if torch.cuda.is_available() else "the CPU"
-    return Check(
-        "attention",
-        "ok",
-        f"torch's scaled_dot_product_attention on {where}, the gated bias as its mask; "
-        "this version has no kernel of its own",
-    )
+    try:
+        for choice in dispatch.report():
+            yield Check("kernels", "ok", str(choice))
+    except ValueError as error:
+        yield Check("kernels", "broken", str(error), f"set {dispatch.ALL} to auto, triton or torch, or not at all")
 
 
 def decoder() -> Check:

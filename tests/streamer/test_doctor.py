@@ -40,14 +40,15 @@ def test_everything_is_looked_at(command, monkeypatch):
     assert (answer.code, answer.err) == (0, "")
     found = findings(answer)
     assert list(found) == [
-        "Python", "torch", "CPU", "CUDA", "attention", "Triton", "sound files", "resampler", "microphone",
+        "Python", "torch", "CPU", "CUDA", "kernels", "Triton", "sound files", "resampler", "microphone",
         "hub cache", "model",
     ]  # fmt: skip
     assert "broken" not in found.values()
     assert "WAV, FLAC, MP3, M4A, Ogg, WebM; codecs PCM, FLAC, MP3, AAC, Opus, Vorbis" in answer.out
     assert "1 input device(s): Headset" in answer.out
     assert "of computing a second of sound (chunks of 320 ms)" in answer.out
-    assert "scaled_dot_product_attention" in answer.out
+    assert "full_attention: torch (kernels are for CUDA, this is cpu)" in answer.out
+    assert "streaming_attention: torch (" in answer.out
 
 
 @pytest.mark.usefixtures("without_portaudio")
@@ -75,6 +76,13 @@ def test_without_a_model(command, monkeypatch, tmp_path):
     assert answer.code == 1
     assert findings(answer)["model"] == "missing"
     assert "-> give --model a folder or a hub id" in answer.out
+
+
+def test_a_wish_for_kernels_that_is_not_understood(command, monkeypatch):
+    monkeypatch.setenv("WAVLM_LIVE_KERNELS", "cuda")
+    answer = command("doctor")
+    assert (answer.code, findings(answer)["kernels"]) == (1, "missing")
+    assert "WAVLM_LIVE_KERNELS is 'cuda', expected auto, triton, torch" in answer.out
 
 
 def test_a_missing_library(command, monkeypatch):
