@@ -12,14 +12,14 @@ from .alphabet import Alphabet
 from .beam import BeamDecoder
 from .chunker import Chunker
 from .decoding import DecodingSettings, hotwords_for, make_decoder
-from .encoder import EncoderStep, EncoderStream
+from .encoder import EncoderStream
 from .endpointing import EndpointRules, SpeechRules
 from .events import SAMPLE_RATE, Event, Marker, Ready
 from .language_model import LanguageModel
+from .plan import TAIL_SAMPLES, Plan
 from .segmenter import Segmenter
 
-TAIL_SAMPLES = 4800
-"""Silence put behind the last sample: 0.3 s, for the last frame to be whole and the last letter to come out."""
+__all__ = ["TAIL_SAMPLES", "Session", "SessionSettings"]
 MOST_MARKS = 1000
 """Marks of one session that may wait at once."""
 
@@ -84,11 +84,12 @@ class Session:
         hop = encoder.hop_samples
         self.ready = Ready(model, str(context), context.step_frames * hop)
         """The event that opens the stream; `feed` does not repeat it."""
-        self._encoder = encoder
         partial_hop_samples = self.settings.partial_hop_ms * SAMPLE_RATE // 1000
-        self._chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
+        chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
         self._decoder = make_decoder(alphabet, self.settings.decoding, hop, language_model)
         self._segmenter = Segmenter(self._decoder, self.settings.endpoint, self.settings.speech, self.settings.activity)
+        self.plan = Plan(encoder, chunker, self._segmenter)
+        """What the encoder has to do next; whoever called a `begin_...` drives it until nothing is needed."""
         self._taken = 0
         self._finished = False
 
@@ -100,7 +101,7 @@ class Session:
     @property
     def decided_samples(self) -> int:
         """Every sample before this one lies in a `Final` that was given out, or is silence."""
-        return self._taken if self._finished else min(self._taken, self._segmenter.decided_samples)
+        return self._taken if self.plan.over else min(self._taken, self._segmenter.decided_samples)
 
     def feed(self, samples: np.ndarray) -> list[Event]:
         """Take a block of sound and return what became known by it.
@@ -112,22 +113,18 @@ class Session:
             AudioError: another type or shape, or values that are not finite; nothing was taken.
             StreamError: the session was finished.
         """
+        self.begin_feed(samples)
+        return self._driven()
+
+    def begin_feed(self, samples: np.ndarray) -> None:
+        """`feed` without the encoder's steps, which the caller gives to `plan`; the events are taken from there.
+
+        Raises:
+            AudioError, StreamError: as `feed`.
+        """
         self._check(samples)
         self._taken += len(samples)
-        committed: EncoderStep | None = None
-        due = False
-        events: list[Event] = []
-        for piece in self._chunker.push(samples):
-            self._encoder.listen(piece.samples)
-            due |= piece.provisional
-            if piece.commit:
-                committed = self._commit(events)
-        if committed is not None:
-            # The right context was encoded with the chunk: it is a provisional pass that costs nothing.
-            events += self._segmenter.partial(committed.logprobs[committed.own_frames :])
-        elif due and self._encoder.waiting_frames:
-            events += self._segmenter.partial(self._encoder.step(commit=False).logprobs)
-        return events
+        self.plan.push(samples)
 
     def flush(self) -> list[Event]:
         """End the segment with what was heard so far; the stream goes on.
@@ -142,12 +139,17 @@ class Session:
         Raises:
             StreamError: the session was finished.
         """
+        self.begin_flush()
+        return self._driven()
+
+    def begin_flush(self) -> None:
+        """`flush` without the encoder's steps; not while the plan needs a committing step.
+
+        Raises:
+            StreamError: the session was finished.
+        """
         self._check_open()
-        rest = self._chunker.rest()
-        if len(rest):
-            self._encoder.listen(rest)
-        ahead = self._encoder.step(commit=False).logprobs if self._encoder.waiting_frames else None
-        return self._segmenter.flush(ahead, self._taken)
+        self.plan.flush(self._taken)
 
     def mark(self, id: str) -> list[Event]:
         """Ask to be told when all sound fed so far has been decided.
@@ -199,29 +201,24 @@ class Session:
         Returns:
             The last events; nothing if the session was finished before.
         """
+        self.begin_finish()
+        return self._driven()
+
+    def begin_finish(self) -> None:
+        """`finish` without the encoder's steps; the session is over when the plan is."""
         if self._finished:
-            return []
+            return
         self._finished = True
-        events: list[Event] = []
         if self._taken:
             self._segmenter.limit_samples = self._taken
-            for piece in self._chunker.push(np.zeros(TAIL_SAMPLES, np.float32)):
-                self._encoder.listen(piece.samples)
-                if piece.commit:
-                    self._commit(events)
-            rest = self._chunker.rest()
-            if len(rest):
-                self._encoder.listen(rest)
-            while self._encoder.waiting_frames:
-                self._commit(events, final=True)
-        events += self._segmenter.close()
-        self._encoder.close()
-        return events
+        self.plan.finish(tail=self._taken > 0)
 
-    def _commit(self, events: list[Event], final: bool = False) -> EncoderStep:
-        step = self._encoder.step(final=final)
-        events += self._segmenter.accept(step.logprobs[: step.own_frames])
-        return step
+    def _driven(self) -> list[Event]:
+        """The plan driven by the session's own encoder, and what came of it."""
+        plan = self.plan
+        while (need := plan.need()) is not None:
+            plan.give(plan.encoder.step(commit=need.commit, final=need.final))
+        return plan.take()
 
     def _check_open(self) -> None:
         if self._finished:

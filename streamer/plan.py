@@ -1,0 +1,163 @@
+"""`Plan`: what one stream needs of the encoder next, as a value; whoever has the encoder computes it and gives it back.
+
+A session alone is driven by its own encoder (`Session.feed`). The batcher drives many plans at once: it asks each for
+its need, computes the needs of many streams in one step of the model, and gives each its part. A plan does not know
+who drives it, holds no thread and no clock, and can be put away between any two calls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from .chunker import Chunker, Piece
+from .encoder import EncoderStep, EncoderStream
+from .events import Event
+from .segmenter import Segmenter
+
+TAIL_SAMPLES = 4800
+"""Silence put behind the last sample: 0.3 s, for the last frame to be whole and the last letter to come out."""
+
+
+@dataclass(frozen=True)
+class StepRequest:
+    """A step of the encoder that a stream waits for."""
+
+    commit: bool
+    """Commit one chunk; else only look at what waits."""
+    final: bool = False
+    """The stream has ended: the chunk may be short."""
+    droppable: bool = False
+    """Only a partial result hangs on it: it may be left out."""
+
+
+COMMIT = StepRequest(commit=True)
+LAST = StepRequest(commit=True, final=True)
+LOOK = StepRequest(commit=False)
+PROVISIONAL = StepRequest(commit=False, droppable=True)
+
+
+class Plan:
+    """The order in which a stream's sound is heard, stepped and read.
+
+    Args:
+        encoder: hears the sound; its steps are taken by whoever drives the plan.
+        chunker: cuts the sound.
+        segmenter: reads the frames.
+    """
+
+    def __init__(self, encoder: EncoderStream, chunker: Chunker, segmenter: Segmenter) -> None:
+        self.encoder = encoder
+        self.over = False
+        """The stream has ended and everything was read."""
+        self._chunker = chunker
+        self._segmenter = segmenter
+        self._pieces: deque[Piece] = deque()
+        self._need: StepRequest | None = None
+        self._due = False  # a provisional pass is wanted
+        self._flush_samples: int | None = None  # what was taken when a flush was asked for
+        self._ending = False
+        self._events: list[Event] = []
+
+    def push(self, samples: np.ndarray) -> None:
+        """Take sound; a provisional pass that was not computed yet is made with it instead.
+
+        Args:
+            samples: float32 `[samples]`.
+        """
+        self._pieces.extend(self._chunker.push(samples))
+        if self._need is PROVISIONAL:
+            self._need = None
+
+    def flush(self, taken_samples: int) -> None:
+        """End the segment with the sound pushed so far, `taken_samples` from the start of the stream.
+
+        Not while a committing step is needed; a provisional pass that was not computed yet is left out.
+        """
+        if self.need() is PROVISIONAL:
+            self.give(None)
+        assert self.need() is None
+        self._push_rest()
+        self._flush_samples = taken_samples
+
+    def finish(self, tail: bool) -> None:
+        """No more sound comes. With a tail, silence is put behind it for the last letters to come out."""
+        if self._need is PROVISIONAL:
+            self._need = None
+        if tail:
+            self._pieces.extend(self._chunker.push(np.zeros(TAIL_SAMPLES, np.float32)))
+            self._push_rest()
+        self._ending = True
+
+    def need(self) -> StepRequest | None:
+        """The step that the stream waits for, the same until it is given; None: it waits for its caller."""
+        if self._need is None and not self.over:
+            self._need = self._next_need()
+        return self._need
+
+    def give(self, step: EncoderStep | None) -> None:
+        """Read the step that was needed.
+
+        Args:
+            step: None where a droppable one was left out.
+        """
+        need, self._need = self._need, None
+        assert need is not None
+        if step is None:
+            assert need.droppable
+            self._due = False
+        elif need.commit:
+            self._events += self._segmenter.accept(step.logprobs[: step.own_frames])
+            if not self._ending and not any(piece.commit for piece in self._pieces):
+                # The right context was encoded with the chunk: it is a provisional pass that costs nothing.
+                for piece in self._pieces:
+                    self.encoder.listen(piece.samples)
+                self._pieces.clear()
+                self._due = False
+                self._events += self._segmenter.partial(step.logprobs[step.own_frames :])
+        elif need.droppable:
+            self._due = False
+            self._events += self._segmenter.partial(step.logprobs)
+        else:
+            self._flushed(step.logprobs)
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def _next_need(self) -> StepRequest | None:
+        while self._pieces:
+            piece = self._pieces.popleft()
+            self.encoder.listen(piece.samples)
+            self._due |= piece.provisional
+            if piece.commit:
+                return COMMIT
+        waiting = self.encoder.waiting_frames > 0
+        if self._ending:
+            if waiting:
+                return LAST
+            self._events += self._segmenter.close()
+            self.encoder.close()
+            self.over = True
+            return None
+        if self._flush_samples is not None:
+            if waiting:
+                return LOOK
+            self._flushed(None)
+            return None
+        self._due &= waiting
+        return PROVISIONAL if self._due else None
+
+    def _flushed(self, logprobs: np.ndarray | None) -> None:
+        assert self._flush_samples is not None
+        self._events += self._segmenter.flush(logprobs, self._flush_samples)
+        self._flush_samples = None
+        self._due = False
+
+    def _push_rest(self) -> None:
+        rest = self._chunker.rest()
+        if len(rest):
+            self._pieces.append(Piece(rest, commit=False, provisional=False))
