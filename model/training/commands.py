@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ConfigurationError, WavLMLiveError
 from .cache import SoundCache, build_cache, usable
-from .manifest import SoundFinder, Utterance, read_manifest
+from .manifest import SoundFinder, SoundLocation, Utterance, read_manifest
 from .parallel import Group, run_together
 from .settings import TrainSettings, parse_context
 
@@ -24,7 +24,7 @@ log = logging.getLogger("wavlm_live.training")
 
 
 def load_data(
-    manifest: str | Path,
+    manifest: str | Path | Sequence[str],
     cache_folder: str | Path,
     *,
     splits: Sequence[str],
@@ -33,16 +33,31 @@ def load_data(
     workers: int = 2,
     noise: str = "noise",
 ) -> tuple[dict[str, list[Utterance]], SoundCache, list[str]]:
-    """Utterances by split, their decoded sound, and the keys of the noises (`<noise>.tar` by the manifest)."""
-    utterances, outcome = read_manifest(
-        manifest, splits=splits, corpora=corpora, characters_per_s=characters_per_s or {}
-    )
-    if not utterances:
-        raise ConfigurationError(f"{outcome}\nno usable utterance of the split {', '.join(splits)}")
-    noises = SoundFinder(Path(manifest).parent).members(noise)
-    cache = build_cache({u.file: u.location for u in utterances} | dict(noises), cache_folder, workers=workers)
-    utterances = usable(utterances, cache, outcome)
-    log.info("%s", outcome)
+    """Utterances by split, their decoded sound, and the keys of the noises (`<noise>.tar` by a manifest).
+
+    Several manifests make one set; a recording is known by its name, so they may not name two alike.
+    """
+    manifests = [manifest] if isinstance(manifest, (str, Path)) else manifest
+    read = [
+        read_manifest(path, splits=splits, corpora=corpora, characters_per_s=characters_per_s or {})
+        for path in manifests
+    ]
+    sounds: dict[str, SoundLocation] = {}
+    for found, outcome in read:
+        for u in found:
+            if sounds.setdefault(u.file, u.location) != u.location:
+                raise ConfigurationError(f"{outcome.path}: {u.file} is in another manifest too; give it another name")
+    if not sounds:
+        reports = "\n".join(str(outcome) for _, outcome in read)
+        raise ConfigurationError(f"{reports}\nno usable utterance of the split {', '.join(splits)}")
+    noises: dict[str, SoundLocation] = {}
+    for path in manifests:
+        noises |= SoundFinder(Path(path).parent).members(noise)
+    cache = build_cache(sounds | noises, cache_folder, workers=workers)
+    utterances: list[Utterance] = []
+    for found, outcome in read:
+        utterances += usable(found, cache, outcome)
+        log.info("%s", outcome)
     by_split = {split: [u for u in utterances if u.split == split] for split in splits}
     return by_split, cache, [key for key in noises if key in cache]
 
@@ -50,6 +65,7 @@ def load_data(
 def _train(group: Group, args: argparse.Namespace) -> Progress:
     """One process's part of `ctc`."""
     from .ctc import CTCTrainer
+    from .export import read_weights
     from .run_folder import RunFolder
 
     if not group.leads:
@@ -74,6 +90,8 @@ def _train(group: Group, args: argparse.Namespace) -> Progress:
         device=f"cuda:{group.rank}" if args.device == "cuda" and group.size > 1 else args.device,
         group=group,
     )
+    if args.start:
+        trainer.start_from(read_weights(args.start))
     return trainer.run(resume=args.resume, most_steps=args.steps)
 
 
@@ -116,6 +134,24 @@ def export_ctc(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{folder}\n")
 
 
+def synthesise_speech(args: argparse.Namespace) -> None:
+    """`synthesize`: a synthetic corpus with its manifest."""
+    from .synthesis import COMMANDS, synthesise
+
+    manifest = synthesise(
+        args.out,
+        args.sentences,
+        hours=args.hours,
+        word_hours=args.word_hours,
+        words=args.words or COMMANDS,
+        sentence_words=tuple(args.sentence_words),
+        seed=args.seed,
+        workers=args.workers,
+        flite_share=args.flite_share,
+    )
+    sys.stdout.write(f"{manifest}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m wavlm_live.model.training", description=__doc__)
@@ -123,7 +159,10 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True)
 
     ctc = commands.add_parser("ctc", help="train a CTC model")
-    ctc.add_argument("--manifest", required=True)
+    ctc.add_argument("--manifest", required=True, nargs="+", help="one or several tables of recordings")
+    ctc.add_argument(
+        "--start", help="start from these weights: a run's checkpoint, or a folder or name for from_pretrained"
+    )
     ctc.add_argument("--recipe", default="bundled_first_edition", help="a JSON file, or the name of one in recipes/")
     ctc.add_argument("--out", required=True, help="folder of the run")
     ctc.add_argument("--cache", help="folder of the decoded sound (default: OUT/cache)")
@@ -159,6 +198,18 @@ def parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--last-weights", action="store_true", help="the last weights instead of their average")
     export.set_defaults(run=export_ctc)
+
+    synthesize = commands.add_parser("synthesize", help="make synthetic speech with espeak-ng and flite")
+    synthesize.add_argument("--out", required=True, help="folder for the manifest and the tars")
+    synthesize.add_argument("--sentences", required=True, help="text, plain or gzip, a sentence a line")
+    synthesize.add_argument("--hours", type=float, default=20.0, help="of sentences")
+    synthesize.add_argument("--word-hours", type=float, default=1.0, help="of words said alone")
+    synthesize.add_argument("--words", nargs="+", help="what is said alone (default: digits and commands)")
+    synthesize.add_argument("--sentence-words", type=int, nargs=2, default=(3, 14), help="fewest and most words")
+    synthesize.add_argument("--flite-share", type=float, default=0.1, help="share of items spoken by flite")
+    synthesize.add_argument("--seed", type=int, default=1)
+    synthesize.add_argument("--workers", type=int, default=2)
+    synthesize.set_defaults(run=synthesise_speech)
     return top
 
 

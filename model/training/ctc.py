@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ctc import WavLMForCTC
-from ..errors import DeviceError, WavLMLiveError
+from ..errors import CheckpointError, DeviceError, WavLMLiveError
 from .batches import Batch, BatchPlan, Prefetcher
 from .cache import SoundCache
 from .evaluate import measure
@@ -95,6 +95,27 @@ class CTCTrainer:
         )
         if state is not None:
             self.optimizer.load_state_dict(state)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with these weights instead of random ones; a resumed run takes its own.
+
+        Raises:
+            CheckpointError: a tensor is missing, unknown or of another shape.
+        """
+        expected = self.model.state_dict()
+        wrong = [
+            f"{name} {tuple(weights[name].shape) if name in weights else 'missing'}, expected {tuple(t.shape)}"
+            for name, t in expected.items()
+            if name not in weights or weights[name].shape != t.shape
+        ]
+        wrong += [f"{name} unknown" for name in weights if name not in expected]
+        if wrong:
+            raise CheckpointError(
+                f"{len(wrong)} tensors do not fit the model of the recipe, such as {'; '.join(wrong[:3])}; "
+                "give the recipe's `model` the numbers of the checkpoint's configuration"
+            )
+        self.model.load_state_dict(dict(weights))
+        self.average = [p.detach().clone() for p in self.parameters]
 
     # One step ---------------------------------------------------------------------------------------------
 

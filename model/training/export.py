@@ -43,6 +43,19 @@ def load_model(checkpoint: str | Path, *, averaged: bool = True) -> Any:
     return model.eval()
 
 
+def read_weights(source: str | Path, *, averaged: bool = True) -> dict[str, Tensor]:
+    """Weights to start from: a checkpoint of the trainer (a file), or anything that `from_pretrained` reads.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    if Path(source).is_file():
+        return weights_of(load_checkpoint(source), averaged=averaged)
+    from ..ctc import WavLMForCTC
+
+    return WavLMForCTC.from_pretrained(source, dtype=torch.float32).state_dict()
+
+
 def export(
     checkpoint: str | Path,
     folder: str | Path,
