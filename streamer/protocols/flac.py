@@ -1,0 +1,133 @@
+"""`Flac`: FLAC without a container around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...model.errors import AudioError
+from .packets import MOST_KEPT_BYTES, Container, Packets
+
+_PIECE_BYTES = 4096
+_LONGEST_HEADER = 16
+
+
+class Flac(Container):
+    """Native FLAC (RFC 9639)."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._skip = 0
+        self._begun = False
+        self._header = b""
+        self._last = False
+        self._looked = 0  # the buffer holds no header before this
+        self._fixed: int | None = None  # second byte of all headers
+        self._packets: Packets | None = None
+
+    def feed(self, data: bytes) -> Iterator[tuple[np.ndarray, int]]:
+        if self._packets is None:
+            self._buffer += data
+            self._read_metadata()
+            if self._packets is None:
+                return
+                data, self._buffer = self._buffer, b""
+        for start in range(0, len(data), _PIECE_BYTES):
+            for frame in self._split(data[start : start + _PIECE_BYTES]):
+                yield from self._packets.decode(frame)
+
+    def finish(self) -> Iterator[tuple[np.ndarray, int]]:
+        if self._packets is None:
+            raise AudioError("the FLAC stream ended before its sound began")
+        yield from self._packets.decode(self._buffer[:MOST_KEPT_BYTES])
+        yield from self._packets.decode(None)
+
+    def _split(self, data: bytes) -> Iterator[bytes]:
+        """Frames that bytes complete: one ends where the header of the next begins.
+
+        FFmpeg's parser waits for ten headers, which is seconds of sound; the number in a header, its checksum and
+        what must stay the same in all of them are proof enough.
+        """
+        self._buffer += data
+        while (end := self._next_header()) is not None:
+            if end:
+                yield self._buffer[:end]
+            self._buffer, self._looked = self._buffer[end:], 2
+        if len(self._buffer) > MOST_KEPT_BYTES:
+            raise AudioError(f"a FLAC frame is longer than {MOST_KEPT_BYTES} bytes")
+
+    def _next_header(self) -> int | None:
+        """Where the next frame begins; None: not there yet."""
+        buffer = self._buffer
+        at = buffer.find(b"\xff", self._looked)
+        while at >= 0:
+            if len(buffer) < at + _LONGEST_HEADER:
+                self._looked = at
+                return None
+            if buffer[at + 1] in (0xF8, 0xF9) and self._is_header(buffer[at : at + _LONGEST_HEADER]):
+                return at
+            at = buffer.find(b"\xff", at + 1)
+        self._looked = len(buffer)
+        return None
+
+    def _is_header(self, head: bytes) -> bool:
+        """Whether a frame begins here (RFC 9639, section 9.1)."""
+        if self._fixed is not None and head[1] != self._fixed:
+            return False
+        length = 1 if head[4] < 0x80 else 8 - (head[4] ^ 0xFF).bit_length()  # of the number, as UTF-8 counts
+        if not 1 <= length <= 7 or 0x80 <= head[4] < 0xC0:
+            return False
+        end = 4 + length + {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+        if head[2] >> 4 == 0 or head[2] & 15 == 15 or _crc8(head[:end]) != head[end]:
+            return False
+        self._fixed = head[1]
+        return True
+
+    def _read_metadata(self) -> None:
+        """Read blocks of metadata up to the last; only the first, STREAMINFO, is kept."""
+        if not self._begun:
+            if len(self._buffer) < 4:
+                return
+            if not self._buffer.startswith(b"fLaC"):
+                raise AudioError("the stream does not begin as FLAC does")
+            self._buffer, self._begun = self._buffer[4:], True
+        while self._packets is None:
+            passed = min(self._skip, len(self._buffer))
+            self._buffer, self._skip = self._buffer[passed:], self._skip - passed
+            if self._skip:
+                return
+            if self._last:
+                self._packets = Packets("flac", self._header)
+                return
+            if len(self._buffer) < 4:
+                return
+            kind, size = self._buffer[0] & 0x7F, int.from_bytes(self._buffer[1:4], "big")
+            if not self._header:
+                if kind != 0 or size != 34:
+                    raise AudioError("the FLAC stream does not begin with its STREAMINFO")
+                if len(self._buffer) < 4 + size:
+                    return
+                self._header = self._buffer[4 : 4 + size]
+            self._last = bool(self._buffer[0] & 0x80)
+            self._buffer, self._skip = self._buffer[4:], size
+
+
+def _crc8(data: bytes) -> int:
+    """The checksum of headers: polynomial x^8 + x^2 + x + 1."""
+    value = 0
+    for byte in data:
+        value = _CRC8[value ^ byte]
+    return value
+
+
+def _crc8_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value << 1 ^ 0x07 if value & 0x80 else value << 1) & 0xFF
+        table.append(value)
+    return table
+
+
+_CRC8 = _crc8_table()
