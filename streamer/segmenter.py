@@ -60,6 +60,8 @@ class Segmenter:
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
         self._marks: deque[Marker] = deque()  # in order, not answered yet
         self._flushed_samples = 0  # what was heard at the last flush
+        self._deaf_frames = 0  # frames before this are context only
+        self._settled_frames = 0
 
     @property
     def decided_samples(self) -> int:
@@ -69,6 +71,27 @@ class Segmenter:
         at = min(at, self.decoder.contested_samples)  # a word that was not the best so far may begin before
         at = max(at, self._said.end_samples) if self._said else at
         return at if self.limit_samples is None else min(at, self.limit_samples)
+
+    @property
+    def settled_samples(self) -> int:
+        """The last place where a segment ended of which nothing is left.
+
+        A stream that is deaf before this sample gives from here on the finals that this one gives.
+        """
+        return self._settled_frames * self.hop_samples
+
+    def deafen(self, samples: int) -> None:
+        """Give no events of the sound before this sample, at which a segment begins; before any frame is read.
+
+        Args:
+            samples: a multiple of the hop.
+
+        Raises:
+            ValueError: it is none, or frames were read already.
+        """
+        if samples % self.hop_samples or samples < 0 or self.decoder.frames:
+            raise ValueError(f"deaf before sample {samples} of a stream that has read {self.decoder.frames} frames")
+        self._deaf_frames = self._settled_frames = samples // self.hop_samples
 
     def accept(self, logprobs: np.ndarray) -> list[Event]:
         """Read committed frames.
@@ -83,6 +106,9 @@ class Segmenter:
             ValueError: another shape.
         """
         self.alphabet.check(logprobs)
+        logprobs = self._heard(logprobs)
+        if not len(logprobs):
+            return []
         events: list[Event] = []
         probabilities = self.alphabet.speech_probabilities(logprobs)
         if self._activity:
@@ -195,9 +221,23 @@ class Segmenter:
         self.decoder.reset()
         if self._said and self.decoder.frames * self.hop_samples >= self._said.end_samples:
             self._said = None
+        if self._said is None:
+            self._settled_frames = self.decoder.frames
+
+    def _heard(self, logprobs: np.ndarray) -> np.ndarray:
+        """The frames that are not deaf; the others are read and forgotten, as those before the end of a segment."""
+        deaf = min(self._deaf_frames - self.decoder.frames, len(logprobs))
+        if deaf <= 0:
+            return logprobs
+        self._watch.scan(self.alphabet.speech_probabilities(logprobs[:deaf]).tolist())
+        self.decoder.accept(logprobs[:deaf])
+        self.decoder.reset()
+        return logprobs[deaf:]
 
     def _words_ahead(self, logprobs: np.ndarray | None) -> tuple[Word, ...]:
         """The words of the segment and of the provisional frames, which may hold endpoints of their own."""
+        if self.decoder.frames < self._deaf_frames:
+            return ()
         if logprobs is None:
             return self.decoder.words
         decoder, endpointer = self.decoder.fork(), copy(self._endpointer)

@@ -103,6 +103,22 @@ class Session:
         """Every sample before this one lies in a `Final` that was given out, or is silence."""
         return self._taken if self.plan.over else min(self._taken, self._segmenter.decided_samples)
 
+    @property
+    def settled_samples(self) -> int:
+        """The last place where a segment ended of which nothing is left: see `resuming`."""
+        return self._segmenter.settled_samples
+
+    def deafen(self, samples: int) -> None:
+        """Give no events of the sound before this sample: it is context for what follows; see `resuming`.
+
+        Args:
+            samples: where a segment begins, a multiple of the hop; before any sound is fed.
+
+        Raises:
+            ValueError: it is no multiple, or sound was fed.
+        """
+        self._segmenter.deafen(samples)
+
     def feed(self, samples: np.ndarray) -> list[Event]:
         """Take a block of sound and return what became known by it.
 
@@ -220,24 +236,45 @@ class Session:
             plan.give(plan.encoder.step(commit=need.commit, final=need.final))
         return plan.take()
 
+    def knowledge(self) -> dict[str, object]:
+        """All that the session knows, its settings apart; what `take_up` needs to go on from here."""
+        return {name: value for name, value in vars(self).items() if name not in ("settings", "ready")}
+
+    def take_up(self, knowledge: dict[str, object]) -> None:
+        """Go on where another session with the same settings was."""
+        vars(self).update(knowledge)
+
     def _check_open(self) -> None:
         if self._finished:
             raise StreamError("this session was finished; open a new one for more sound")
 
     def _check(self, samples: np.ndarray) -> None:
         self._check_open()
-        if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
-            what = type(samples).__name__
-            if isinstance(samples, np.ndarray):
-                what = f"an array of {samples.dtype} with the shape {list(samples.shape)}"
-            raise AudioError(
-                f"feed was given {what}, expected float32 [samples], mono at 16 kHz; divide int16 by 32768 and "
-                "mix channels down first"
-            )
-        finite = np.isfinite(samples)
-        if not finite.all():
-            wrong = len(samples) - int(np.count_nonzero(finite))
-            raise AudioError(
-                f"{wrong} of {len(samples)} samples are not finite (NaN or infinite), the first is sample "
-                f"{self._taken + int(finite.argmin())} of the stream; the block was not taken"
-            )
+        check_sound(samples, self._taken)
+
+
+def check_sound(samples: np.ndarray, at_samples: int) -> None:
+    """Refuse what is no sound.
+
+    Args:
+        samples: what was given.
+        at_samples: where in the stream its first sample stands.
+
+    Raises:
+        AudioError: another type or shape, or values that are not finite.
+    """
+    if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
+        what = type(samples).__name__
+        if isinstance(samples, np.ndarray):
+            what = f"an array of {samples.dtype} with the shape {list(samples.shape)}"
+        raise AudioError(
+            f"feed was given {what}, expected float32 [samples], mono at 16 kHz; divide int16 by 32768 and "
+            "mix channels down first"
+        )
+    finite = np.isfinite(samples)
+    if not finite.all():
+        wrong = len(samples) - int(np.count_nonzero(finite))
+        raise AudioError(
+            f"{wrong} of {len(samples)} samples are not finite (NaN or infinite), the first is sample "
+            f"{at_samples + int(finite.argmin())} of the stream; the block was not taken"
+        )
