@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from ..model import StreamingContext, WavLMForCTC
 
@@ -56,7 +55,9 @@ class EncoderStream(Protocol):
 
 
 class LocalEncoder:
-    """One stream of a model in this process, with a state of one slot.
+    """One stream of a model in this process: the only slot of its `StreamSlots`.
+
+    Sound is convolved as it comes, so the same pieces give the same numbers to the last bit.
 
     Args:
         model: in evaluation mode, on its device.
@@ -67,15 +68,17 @@ class LocalEncoder:
     """
 
     def __init__(self, model: WavLMForCTC, context: StreamingContext) -> None:
-        self.hop_samples = model.config.hop_samples
-        self.receptive_samples = model.config.receptive_samples
-        self._model = model
-        self._states = model.new_states(1, context)
+        from .stream_slots import StreamSlots
+
+        self._slots = StreamSlots(model, context)
+        self._encoder = self._slots.open()
+        self.hop_samples = self._encoder.hop_samples
+        self.receptive_samples = self._encoder.receptive_samples
 
     @property
     def waiting_frames(self) -> int:
         """See `EncoderStream`."""
-        return self._states.waiting(0)
+        return self._encoder.waiting_frames
 
     def listen(self, samples: np.ndarray) -> None:
         """See `EncoderStream`.
@@ -83,7 +86,8 @@ class LocalEncoder:
         Raises:
             StreamError: more samples than the state has room for.
         """
-        self._model.listen(self._states, [0], torch.from_numpy(samples)[None])
+        self._encoder.listen(samples)
+        self._slots.hear([self._encoder])
 
     def step(self, *, commit: bool = True, final: bool = False) -> EncoderStep:
         """See `EncoderStream`.
@@ -91,10 +95,8 @@ class LocalEncoder:
         Raises:
             StreamError: too few waiting frames for a chunk.
         """
-        out = self._model.step(self._states, [0], commit=commit, final=final)
-        assert out.logits is not None
-        logprobs = out.logits[0, : out.frames[0]].float().log_softmax(-1)  # [frames, labels]
-        return EncoderStep(logprobs.cpu().numpy(), out.own_frames[0])
+        return self._encoder.step(commit=commit, final=final)
 
     def close(self) -> None:
         """See `EncoderStream`; the memory goes with the object."""
+        self._encoder.close()

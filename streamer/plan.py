@@ -68,7 +68,7 @@ class Plan:
             samples: float32 `[samples]`.
         """
         self._pieces.extend(self._chunker.push(samples))
-        if self._need is PROVISIONAL:
+        if self._need == PROVISIONAL:
             self._need = None
 
     def flush(self, taken_samples: int) -> None:
@@ -76,7 +76,7 @@ class Plan:
 
         Not while a committing step is needed; a provisional pass that was not computed yet is left out.
         """
-        if self.need() is PROVISIONAL:
+        if self.need() == PROVISIONAL:
             self.give(None)
         assert self.need() is None
         self._push_rest()
@@ -84,7 +84,7 @@ class Plan:
 
     def finish(self, tail: bool) -> None:
         """No more sound comes. With a tail, silence is put behind it for the last letters to come out."""
-        if self._need is PROVISIONAL:
+        if self._need == PROVISIONAL:
             self._need = None
         if tail:
             self._pieces.extend(self._chunker.push(np.zeros(TAIL_SAMPLES, np.float32)))

@@ -13,7 +13,7 @@ from ..model import CTCTokenizer, StreamingContext, WavLMForCTC
 from ..model.errors import CheckpointError, ConfigurationError, DeviceError
 from ..model.folders import Source, read_json
 from .alphabet import Alphabet
-from .encoder import LocalEncoder
+from .encoder import EncoderStream, LocalEncoder
 from .language_model import load_language_model
 from .session import Session, SessionSettings
 
@@ -152,8 +152,12 @@ class Recogniser:
         except ConfigurationError as e:
             raise ConfigurationError(f"{e}; or one of this model's: {', '.join(self.contexts)}") from None
 
-    def open(self, settings: SessionSettings | None = None) -> Session:
+    def open(self, settings: SessionSettings | None = None, encoder: EncoderStream | None = None) -> Session:
         """Begin a stream.
+
+        Args:
+            settings: how to listen.
+            encoder: that computes it, of this model and the settings' context; None: one of its own.
 
         Raises:
             ConfigurationError: the model cannot stream, the language model cannot be read, or the model cannot write
@@ -163,7 +167,7 @@ class Recogniser:
         context = settings.context or self.contexts["default"]
         path = settings.decoding.lm_path
         language_model = None if path is None else load_language_model(path)
-        encoder = LocalEncoder(self.model, context)
+        encoder = encoder or LocalEncoder(self.model, context)
         return Session(encoder, self.alphabet, context, settings, self.name, language_model)
 
 

@@ -1,0 +1,184 @@
+"""Who is let in, and how busy the device is: rules, the measured cost of steps, and the share of time they take."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..model.context import FRAME_MS, StreamingContext
+from ..model.errors import ConfigurationError, StreamError, WavLMLiveError
+
+
+class Overloaded(WavLMLiveError):
+    """No room for one more stream now.
+
+    Attributes:
+        retry_after_s: when it may be worth to ask again, in seconds.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(f"{reason}; try again in {retry_after_s:g} s, or on another server")
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(StreamError):
+    """A stream was fed faster than it is computed, and its queue has no room for the block, of which nothing was
+    taken. Feed it again when `queued_samples` has fallen."""
+
+
+@dataclass(frozen=True)
+class BatcherRules:
+    """What a batcher promises, and what it gives up first.
+
+    Raises:
+        ConfigurationError: a value that cannot work; the message names the field.
+    """
+
+    most_sessions: int = 1024
+    """Streams that may be open at once, whatever the device could compute."""
+    largest_batch: int = 512
+    """Streams in one step."""
+    most_load: float = 0.8
+    """Share of the time that the committing steps of all streams may take, by their measured cost; a stream that
+    would lead beyond it is refused."""
+    provisional_load: float = 0.7
+    """Share of the time up to which provisional passes fill what the committing steps leave."""
+    late_s: float = 2.0
+    """A result may come so much later than one chunk after its sound; beyond it, the newest streams are ended."""
+    queue_s: float = 30.0
+    """Sound that one stream may have waiting."""
+    idle_slots: int = 1
+    """Slots that there is memory for at first, for each context; more come by doubling."""
+
+    def __post_init__(self) -> None:
+        for name in ("most_sessions", "largest_batch", "idle_slots"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                self._refuse(name, "a whole number from 1")
+        for name, high in (("most_load", 10.0), ("provisional_load", 10.0), ("late_s", 3600.0), ("queue_s", 86_400.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+                self._refuse(name, f"a number from 0 to {high:g}")
+        if self.queue_s < 1:
+            self._refuse("queue_s", "at least 1 s")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise ConfigurationError(f"BatcherRules.{name} is {getattr(self, name)!r}, expected {expected}")
+
+
+ALONE = BatcherRules(most_sessions=1, largest_batch=1, most_load=10.0, late_s=3600.0, queue_s=86_400.0)
+"""For one microphone or file: nobody else is waiting, so nothing is refused or ended."""
+
+
+class StepCost:
+    """What a committing step costs by its number of streams, learnt from the steps as they happen.
+
+    For each power of two of the batch size the time is averaged over the last steps. The cost of a number of streams
+    is read between the two sizes beside it; beyond the largest one measured it grows as from nothing to there, which
+    is too much rather than too little.
+    """
+
+    FRESH = 0.1
+    """Weight of the newest step in the average."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, tuple[float, float]] = {}  # level -> (mean batch, mean seconds)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self._seconds)
+
+    @property
+    def sizes(self) -> list[float]:
+        """The mean sizes of the batches that were measured, ascending."""
+        return [self._seconds[level][0] for level in sorted(self._seconds)]
+
+    def learn(self, batch: int, seconds: float) -> None:
+        """Take note of a step of `batch` streams."""
+        level = batch.bit_length()
+        known = self._seconds.get(level)
+        if known is None:
+            self._seconds[level] = float(batch), seconds
+        else:
+            # a single slow step, while something else ran, says little
+            seconds = min(seconds, 4 * known[1])
+            share = self.FRESH
+            self._seconds[level] = known[0] + share * (batch - known[0]), known[1] + share * (seconds - known[1])
+
+    def seconds(self, batch: float) -> float:
+        """Expected time of a step of so many streams; 0 where nothing is known yet."""
+        points = [self._seconds[level] for level in sorted(self._seconds)]
+        if not points or batch <= 0:
+            return 0.0
+        if batch <= points[0][0]:
+            return points[0][1]
+        for (low, low_s), (high, high_s) in itertools.pairwise(points):
+            if batch <= high:
+                return low_s + (high_s - low_s) * (batch - low) / max(high - low, 1e-9)
+        return points[-1][1] * batch / points[-1][0]
+
+    def load(self, context: StreamingContext, streams: int, largest_batch: int) -> float:
+        """Share of the time that the committing steps of so many streams take.
+
+        They come together at best, in batches of at most `largest_batch`, once a chunk.
+        """
+        if not streams:
+            return 0.0
+        steps = math.ceil(streams / largest_batch)
+        return steps * self.seconds(streams / steps) / (context.chunk_frames * FRAME_MS / 1000)
+
+
+class LoadMeter:
+    """The share of the time that something took, over the last seconds.
+
+    Args:
+        memory_s: what is so long ago counts 1/e.
+    """
+
+    def __init__(self, memory_s: float = 2.0) -> None:
+        self._memory_s = memory_s
+        self._share = 0.0
+        self._at_s: float | None = None
+
+    def add(self, now_s: float, busy_s: float) -> None:
+        """`busy_s` ended now."""
+        self._share = self.share(now_s) + busy_s / self._memory_s
+
+    def share(self, now_s: float) -> float:
+        """From 0 to about 1."""
+        if self._at_s is not None:
+            self._share *= math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
+        self._at_s = now_s
+        return self._share
+
+
+class Recent:
+    """The last values of a series, for percentiles, in bounded memory.
+
+    Args:
+        count: how many are kept.
+    """
+
+    def __init__(self, count: int = 2048) -> None:
+        self._values: list[float] = []
+        self._count = count
+        self._next = 0
+
+    def add(self, value: float) -> None:
+        """Keep a value, and forget the oldest where there are too many."""
+        if len(self._values) < self._count:
+            self._values.append(value)
+        else:
+            self._values[self._next] = value
+            self._next = (self._next + 1) % self._count
+
+    def percentiles(self, shares: Iterable[float]) -> tuple[float, ...]:
+        """The values below which these shares lie; 0 where there are none."""
+        ordered = sorted(self._values)
+        if not ordered:
+            return tuple(0.0 for _ in shares)
+        return tuple(ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in shares)

@@ -1,0 +1,229 @@
+"""`Batcher`: many live streams on one device. The one place that knows of batching.
+
+    batcher = Batcher(recogniser)
+    with batcher:
+        stream = batcher.open(settings, on_events)
+        stream.feed(samples)  # any thread, never waits
+        stream.finish()
+        stream.wait()
+
+One thread owns the device. Again and again it takes the streams whose chunk is complete, those first whose result is
+due first, computes them in one step of the model, and hands each stream its frames. Provisional passes fill the time
+that is left. A batcher that was not started is driven by its caller with `settle`, in the caller's thread: one
+microphone or file needs no other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from ..model import StreamingContext
+from ..model.errors import StreamError
+from .admission import BatcherRules, Overloaded
+from .batched_stream import BatchedStream, Order, TakeEnd, TakeEvents
+from .batcher_group import Group
+from .batcher_statistics import BatcherStatistics
+from .batcher_work import BatcherWork
+from .events import SAMPLE_RATE, Problem
+from .recogniser import Recogniser
+from .saved_stream import SavedStream
+from .session import SessionSettings
+from .stream_slots import SlotEncoder
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 5.0
+"""When a stream that was refused may ask again."""
+
+
+class Batcher(BatcherWork):
+    """Streams of one recogniser, computed together.
+
+    Args:
+        recogniser: whose model computes.
+        rules: what is promised, and what is given up first.
+        clock: seconds that only grow; all deadlines are on it.
+
+    Raises:
+        ConfigurationError: the model cannot stream.
+    """
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        rules: BatcherRules | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(recogniser, rules or BatcherRules(), clock)
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._refusal = ""  # why nobody is let in any more
+        self._opened = 0
+        self.group_of(recogniser.contexts["default"])  # now, so that a model that cannot stream is told at once
+
+    def __enter__(self) -> Batcher:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Let a thread of the batcher's own drive it. Once is enough.
+
+        Raises:
+            StreamError: the batcher was closed.
+        """
+        with self.lock:
+            if self._closing:
+                raise StreamError("this batcher was closed; make a new one")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="wavlm-live batcher", daemon=True)
+                self._thread.start()
+
+    def close(self, message: str = "the server is closing") -> None:
+        """End every stream with a `Problem` that says why, and the thread. Once is enough.
+
+        To lose nothing, `stop_admitting`, `finish` the streams and `wait` for them before.
+        """
+        with self.lock:
+            self._closing = True
+            self._refusal = self._refusal or message
+            self.wake.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        for stream in list(self.streams):
+            self.end(stream, self.resumable(stream, "closed", message))
+
+    def stop_admitting(self, reason: str = "the server is closing") -> None:
+        """Refuse new streams from now on; those that are open go on."""
+        with self.lock:
+            self._refusal = reason
+
+    def open(
+        self,
+        settings: SessionSettings | None = None,
+        on_events: TakeEvents = lambda events: None,
+        *,
+        on_end: TakeEnd | None = None,
+        saved: SavedStream | None = None,
+    ) -> BatchedStream:
+        """Begin a stream, or go on with a saved one.
+
+        Args:
+            settings: how to listen; None: in the usual way, or as the saved stream did.
+            on_events: is given the events, in the batcher's thread: it must not wait for anything.
+            on_end: is called after the last of them.
+            saved: go on from there; its sound from `samples_taken` on is expected.
+
+        Raises:
+            Overloaded: there is no room for one more; it says why and when to ask again.
+            ConfigurationError: settings that this model cannot serve, or other settings than the saved stream's.
+            StreamError: a saved stream of another model.
+        """
+        group, number = self._admit((saved.settings if saved else settings) or SessionSettings())
+        try:
+            encoder = SlotEncoder(self.recogniser.model.config)
+            if saved is None:
+                session = self.recogniser.open(settings, encoder)
+            else:
+                session = saved.session(self.recogniser, encoder, settings)
+            stream = BatchedStream(self, group, number, encoder, session, on_events, on_end)
+            stream.restore = saved
+        except BaseException:
+            with self.lock:
+                group.streams -= 1
+            raise
+        with self.lock:
+            if self._closing:
+                group.streams -= 1
+                raise Overloaded(self._refusal, RETRY_S)
+            self.tally.opened += 1
+            self.streams.add(stream)
+            self.enqueue(stream, None)
+        return stream
+
+    def settle(self) -> None:
+        """Drive a batcher that was not started until nothing is left to do; else nothing."""
+        if self._thread is None:
+            while self.tick():
+                pass
+
+    def statistics(self) -> BatcherStatistics:
+        """How it stands now."""
+        with self.lock:
+            queued = sum(stream.queued for stream in self.streams)
+            return self.tally.snapshot(self.clock(), len(self.streams), queued, self._load())
+
+    # Orders, under the lock ------------------------------------------------------------------------------
+
+    def enqueue(self, stream: BatchedStream, order: Order | None) -> None:
+        """Have the thread look at a stream, for an order or because it was aborted. Under the lock."""
+        if order is not None:
+            stream.orders.append(order)
+        if not stream.listed:
+            stream.listed = True
+            self.listed.append(stream)
+            self.wake.notify()
+
+    @property
+    def queue_samples(self) -> int:
+        """Samples that one stream may have waiting."""
+        return round(self.rules.queue_s * SAMPLE_RATE)
+
+    # Admission -------------------------------------------------------------------------------------------
+
+    def _context(self, settings: SessionSettings) -> StreamingContext:
+        return settings.context or self.recogniser.contexts["default"]
+
+    def _load(self, extra: Group | None = None) -> float:
+        """Share of the time that committing steps take, with one stream more in a group."""
+        return sum(
+            group.cost.load(group.context, group.streams + (group is extra), self.rules.largest_batch)
+            for group in self.groups.values()
+        )
+
+    def _admit(self, settings: SessionSettings) -> tuple[Group, int]:
+        """Take a place for one more stream: its group and its number."""
+        group = self.group_of(self._context(settings))
+        rules = self.rules
+        with self.lock:
+            reason = self._refusal
+            open_now = sum(g.streams for g in self.groups.values())
+            if not reason and open_now >= rules.most_sessions:
+                reason = f"{open_now} streams are open, and this server takes {rules.most_sessions}"
+            if not reason and open_now:
+                load, late_s = self._load(group), self.tally.late(self.clock())
+                if load > rules.most_load:
+                    reason = (
+                        f"{open_now} streams are open, and one more would take {load:.0%} of the time there is "
+                        f"(at most {rules.most_load:.0%})"
+                    )
+                elif late_s > rules.late_s / 2:
+                    reason = f"the server falls behind: results come {late_s:.1f} s late"
+            if reason:
+                self.tally.refused += 1
+                raise Overloaded(reason, RETRY_S)
+            group.streams += 1
+            self._opened += 1
+            return group, self._opened
+
+    # The thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self.lock:
+                while not (self._closing or self.listed or self.busy):
+                    self.wake.wait()
+                if self._closing:
+                    return
+            try:
+                self.tick()
+            except Exception as error:
+                logger.exception("the batcher failed; all its streams are ended")
+                for stream in list(self.streams):
+                    self.end(stream, Problem("internal", f"the server failed: {error}; open a new stream", fatal=True))

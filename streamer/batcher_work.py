@@ -1,0 +1,305 @@
+"""`BatcherWork`: what the batcher's thread does: follow orders, choose the next step, compute it, end streams."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from ..model import StreamingContext
+from ..model.errors import WavLMLiveError
+from .admission import BatcherRules
+from .batched_stream import BatchedStream, Order
+from .batcher_group import Group
+from .batcher_statistics import Tally
+from .encoder import EncoderStep
+from .events import SAMPLE_RATE, Event, Problem, to_seconds
+from .recogniser import Recogniser
+from .saved_stream import SavedStream
+from .stream_slots import Row, StreamSlots
+
+logger = logging.getLogger(__name__)
+
+BREATH_S = 1.0
+"""No provisional passes for so long after a result came late."""
+
+
+class BatcherWork:
+    """The part of `Batcher` that runs in its thread. `tick` is all of it, once."""
+
+    def __init__(self, recogniser: Recogniser, rules: BatcherRules, clock: Callable[[], float]) -> None:
+        self.recogniser, self.rules, self.clock = recogniser, rules, clock
+        self.lock = threading.RLock()
+        self.wake = threading.Condition(self.lock)
+        self.listed: list[BatchedStream] = []
+        """Streams that have something new for the thread; under the lock."""
+        self.streams: set[BatchedStream] = set()
+        """Streams that are open; under the lock."""
+        self.groups: dict[StreamingContext, Group] = {}
+        self.tally = Tally()
+        self._looks_from_s = -1.0  # no provisional passes before
+        self._ends_from_s = -1.0  # no stream is ended for lateness before
+
+    @property
+    def busy(self) -> bool:
+        """A step waits to be computed."""
+        return any(group.due or group.looking for group in self.groups.values())
+
+    def group_of(self, context: StreamingContext) -> Group:
+        """The streams under a context; made when first asked for."""
+        with self.lock:
+            if context not in self.groups:
+                rules = self.rules
+                slots = StreamSlots(
+                    self.recogniser.model, context, min(rules.idle_slots, rules.most_sessions), rules.most_sessions
+                )
+                self.groups[context] = Group(context, slots)
+            return self.groups[context]
+
+    def tick(self) -> bool:
+        """Follow what callers asked for, then compute one step; False where there was nothing to do."""
+        with self.lock:
+            listed, self.listed = self.listed, []
+            for stream in listed:
+                stream.listed = False
+        for stream in listed:
+            self._follow(stream)
+        return self._step() or bool(listed)
+
+    # Orders ----------------------------------------------------------------------------------------------
+
+    def _follow(self, stream: BatchedStream, step: EncoderStep | None = None) -> None:
+        """Give a stream the step that it waited for, if any, and follow its orders up to the next one."""
+        if stream.ended:
+            return
+        stream.group.leave(stream)
+        if stream.aborted:
+            self.end(stream, None)
+            return
+        try:
+            if not stream.attached:
+                self._attach(stream)
+            if step is not None:
+                stream.session.plan.give(step)
+            self._advance(stream)
+        except Exception as error:
+            logger.exception("stream %d failed", stream.number)
+            self.end(stream, self.resumable(stream, "internal", f"the server failed on this stream: {error}"))
+
+    def _attach(self, stream: BatchedStream) -> None:
+        stream.group.slots.open(stream.encoder)
+        stream.attached = True
+        if stream.restore is not None:
+            stream.group.slots.write(stream.encoder, stream.restore.state)
+            stream.restore = None
+
+    def _advance(self, stream: BatchedStream) -> None:
+        plan = stream.session.plan
+        while not stream.ended:
+            need = plan.need()
+            self._deliver(stream, plan.take())
+            if plan.over:
+                self.end(stream, None)
+            elif need is not None and not need.droppable:
+                stream.group.due.add(stream)
+                return
+            else:
+                order = self._next_order(stream)
+                if order is None:
+                    if need is not None:
+                        stream.group.looking.add(stream)
+                    return
+                if need is not None:
+                    self._count_dropped(1)
+                self._obey(stream, order)
+
+    def _next_order(self, stream: BatchedStream) -> Order | None:
+        """The next order; sound is handed out a chunk at a time, however it came."""
+        with self.lock:
+            if not stream.orders:
+                return None
+            first = stream.orders.popleft()
+            if first.samples is None:
+                return first
+            most = stream.group.context.chunk_frames * stream.encoder.hop_samples
+            parts, count, due_s = [first.samples], len(first.samples), first.due_s
+            while count < most and stream.orders and (more := stream.orders[0].samples) is not None:
+                due_s = stream.orders.popleft().due_s
+                parts.append(more)
+                count += len(more)
+            samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            if count > most:
+                stream.orders.appendleft(Order("sound", samples[most:], due_s))
+                due_s -= (count - most) / SAMPLE_RATE
+                samples = samples[:most]
+            stream.queued -= len(samples)
+            self.tally.samples += len(samples)
+            return Order("sound", samples, due_s)
+
+    def _obey(self, stream: BatchedStream, order: Order) -> None:
+        session = stream.session
+        events: list[Event] = []
+        try:
+            if order.samples is not None:
+                stream.due_s = order.due_s
+                session.begin_feed(order.samples)
+            elif order.kind == "flush":
+                session.begin_flush()
+            elif order.kind == "mark":
+                events = session.mark(order.id)
+            elif order.kind == "hotwords":
+                session.set_hotwords(order.hotwords)
+            elif order.kind == "finish":
+                session.begin_finish()
+            elif order.saved is not None:
+                order.saved.set_result(self.saved(stream))
+        except WavLMLiveError as error:
+            if order.samples is not None or order.kind == "finish":
+                raise
+            events = [Problem("refused", str(error))]
+            if order.saved is not None:
+                order.saved.set_exception(error)
+        self._deliver(stream, events)
+
+    def saved(self, stream: BatchedStream) -> SavedStream:
+        """The stream as it stands between two orders."""
+        return SavedStream.of(self.recogniser, stream.session, stream.group.slots.read(stream.encoder))
+
+    def _deliver(self, stream: BatchedStream, events: list[Event]) -> None:
+        stream.note_decided()
+        if not events:
+            return
+        try:
+            stream.on_events(events)
+        except Exception:
+            logger.exception("on_events of stream %d failed; the stream is ended", stream.number)
+            self.end(stream, None)
+
+    # Steps -----------------------------------------------------------------------------------------------
+
+    def _step(self) -> bool:
+        """Compute the step that is due first."""
+        due = min((g for g in self.groups.values() if g.due), key=Group.earliest_s, default=None)
+        look = min((g for g in self.groups.values() if g.looking), key=Group.earliest_look_s, default=None)
+        if look is not None and (due is None or look.earliest_look_s() < due.earliest_s()):
+            if self._has_room():
+                self._compute(look, look.next_looks(self.rules.largest_batch), commit=False, wanted=False)
+                return True
+            if due is None:
+                self._leave_out(look)
+                return True
+        if due is None:
+            return False
+        streams, commit = due.next_due(self.rules.largest_batch)
+        self._compute(due, streams, commit=commit, wanted=True)
+        return True
+
+    def _has_room(self) -> bool:
+        """Whether there is time for provisional passes."""
+        now_s, tally = self.clock(), self.tally
+        if now_s < self._looks_from_s:
+            return False
+        left = self.rules.provisional_load - tally.commit_load.share(now_s)
+        return tally.look_load.share(now_s) < left
+
+    def _leave_out(self, group: Group) -> None:
+        streams, group.looking = list(group.looking), set()
+        self._count_dropped(len(streams))
+        for stream in streams:
+            stream.session.plan.give(None)
+
+    def _count_dropped(self, count: int) -> None:
+        with self.lock:
+            self.tally.provisional_dropped += count
+
+    def _compute(self, group: Group, streams: list[BatchedStream], *, commit: bool, wanted: bool) -> None:
+        """One step for streams of a group, and what comes of it."""
+        start_s = self.clock()
+        needs = [stream.session.plan.need() for stream in streams]
+        rows = [Row(s.encoder, need is not None and need.final) for s, need in zip(streams, needs, strict=True)]
+        for stream in streams:
+            group.leave(stream)
+        try:
+            steps = group.slots.compute(rows, commit=commit)
+        except Exception as error:
+            logger.exception("a step of %d streams failed; they are ended", len(streams))
+            for stream in streams:
+                self.end(
+                    stream, self.resumable(stream, "device", f"the step that computed this stream failed: {error}")
+                )
+            return
+        late_s = 0.0
+        for stream, step in zip(streams, steps, strict=True):
+            due_s = stream.due_s
+            self._follow(stream, step)
+            if commit:
+                with self.lock:
+                    self.tally.latency_s.add(max(0.0, self.clock() - due_s))
+                late_s = max(late_s, self.clock() - due_s - group.chunk_s)
+        now_s = self.clock()
+        cost = group.cost if commit else group.look_cost
+        cost.learn(len(streams), now_s - start_s)
+        with self.lock:
+            self.tally.step(now_s, now_s - start_s, len(streams), commit)
+            if commit:
+                self.tally.came(now_s, late_s)
+        if late_s > 0 and wanted:
+            self._looks_from_s = now_s + BREATH_S
+        if late_s > self.rules.late_s and now_s >= self._ends_from_s:
+            self._end_newest(now_s, late_s)
+
+    # Ends ------------------------------------------------------------------------------------------------
+
+    def _end_newest(self, now_s: float, late_s: float) -> None:
+        """End so many of the newest streams that the others can be computed in time."""
+        with self.lock:
+            streams = sorted(self.streams, key=lambda stream: -stream.number)
+            load = sum(g.cost.load(g.context, g.streams, self.rules.largest_batch) for g in self.groups.values())
+        share = min(0.5, max(0.05, 1 - self.rules.most_load / load if load > 0 else 0.0))
+        for stream in streams[: max(1, round(share * len(streams)))]:
+            stream.group.leave(stream)
+            reason = f"the server falls behind: results come {late_s:.1f} s late, and this stream is one of the newest"
+            try:
+                stream.saved = self.saved(stream) if stream.attached else stream.restore
+            except Exception:
+                logger.exception("stream %d could not be saved", stream.number)
+            self.end(stream, self.resumable(stream, "overloaded", reason))
+        self._ends_from_s = now_s + self.rules.late_s / 2
+
+    def resumable(self, stream: BatchedStream, code: str, reason: str) -> Problem:
+        """A fatal problem that says from where the sound is needed again."""
+        at = stream.decided_samples
+        return Problem(
+            code,
+            f"{reason}. Results up to sample {at} ({to_seconds(at):.2f} s) were given out; open a new stream and send "
+            "the sound from there on",
+            fatal=True,
+        )
+
+    def end(self, stream: BatchedStream, problem: Problem | None) -> None:
+        """The stream is over; with a problem, its caller is told."""
+        with self.lock:
+            if stream not in self.streams:
+                return
+            self.streams.discard(stream)
+            stream.group.leave(stream)
+            stream.group.streams -= 1
+            tally = self.tally
+            tally.finished += problem is None
+            tally.ended_overloaded += problem is not None and problem.code == "overloaded"
+            tally.ended_failed += problem is not None and problem.code in ("device", "internal")
+        stream.encoder.close()
+        try:
+            if problem is not None:
+                stream.on_events([problem])
+        except Exception:
+            logger.exception("on_events of stream %d failed", stream.number)
+        with self.lock:
+            stream.close(problem)
+        if stream.on_end is not None:
+            try:
+                stream.on_end(stream)
+            except Exception:
+                logger.exception("on_end of stream %d failed", stream.number)

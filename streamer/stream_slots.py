@@ -1,0 +1,222 @@
+"""`StreamSlots`: the streams of one model under one context, each in a slot, computed together.
+
+Sound that a stream has heard is kept until its next step and then convolved in one call with that of the other
+streams; which streams share a call changes nothing in what each is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model import StreamingContext, StreamStates, WavLMConfig, WavLMForCTC
+from ..model.errors import StreamError
+from .encoder import EncoderStep
+
+CPU_CALL_VALUES = 4 * 5120 * 512
+"""Samples times channels that the front end convolves in one call on a CPU: what is behind the first layers of more
+does not stay in the cache, and each row takes longer."""
+CLOSED = "this stream was closed and its slot given back; open a new one"
+ALIKE = 0.75
+"""Rows are convolved together if the shortest has at least this share of the samples of the longest."""
+
+
+class SlotEncoder:
+    """One stream in a slot; an `EncoderStream`. `StreamSlots.open` gives it its slot.
+
+    Args:
+        config: of the model.
+    """
+
+    def __init__(self, config: WavLMConfig) -> None:
+        self.slots: StreamSlots | None = None
+        """Where the stream is computed; None before it is opened and after it was closed."""
+        self.slot = -1
+        self.heard_samples = 0
+        self.committed_frames = 0
+        self.unheard: list[np.ndarray] = []
+        """Sound that the model has not convolved yet."""
+        self.hop_samples = config.hop_samples
+        self.receptive_samples = config.receptive_samples
+
+    @property
+    def waiting_frames(self) -> int:
+        """See `EncoderStream`."""
+        beyond = self.heard_samples - self.receptive_samples
+        return (beyond // self.hop_samples + 1 if beyond >= 0 else 0) - self.committed_frames
+
+    def listen(self, samples: np.ndarray) -> None:
+        """See `EncoderStream`; the sound is convolved with the next step."""
+        self.unheard.append(samples)
+        self.heard_samples += len(samples)
+
+    def step(self, *, commit: bool = True, final: bool = False) -> EncoderStep:
+        """See `EncoderStream`: a step of this stream alone."""
+        if self.slots is None:
+            raise StreamError(CLOSED)
+        return self.slots.compute([Row(self, final)], commit=commit)[0]
+
+    def close(self) -> None:
+        """Give the slot back; once is enough."""
+        if self.slots is not None:
+            self.slots.release(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stream's part of a step."""
+
+    encoder: SlotEncoder
+    final: bool = False
+    """The stream has ended: its last chunk may be short."""
+
+
+class StreamSlots:
+    """Slots for streams of one model and context. Nothing here is safe to use from two threads.
+
+    Args:
+        model: in evaluation mode, on its device.
+        context: what a step sees.
+        slots: streams that there is memory for at once.
+        most: streams to which the memory may grow, by doubling; None: it stays as it is.
+
+    Raises:
+        ConfigurationError: the model cannot stream (it has an adapter).
+        StreamError: fewer than one slot.
+    """
+
+    def __init__(self, model: WavLMForCTC, context: StreamingContext, slots: int = 1, most: int | None = None) -> None:
+        self.model, self.context, self.config = model, context, model.config
+        self.most = max(slots, most or slots)
+        self.states: StreamStates = model.new_states(slots, context)
+        self._free = list(range(slots - 1, -1, -1))
+        self._open = 0
+
+    def __len__(self) -> int:
+        """Streams that are open."""
+        return self._open
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model computes on the CPU."""
+        return self.states.device.type == "cpu"
+
+    def open(self, encoder: SlotEncoder | None = None) -> SlotEncoder:
+        """A slot for a stream that has heard nothing.
+
+        Args:
+            encoder: the stream's, made before; None: a new one.
+
+        Raises:
+            StreamError: all slots are taken.
+        """
+        if not self._free:
+            self._grow()
+        encoder = encoder or SlotEncoder(self.config)
+        encoder.slots, encoder.slot = self, self._free.pop()
+        self.states.reset(encoder.slot)
+        self._open += 1
+        return encoder
+
+    def release(self, encoder: SlotEncoder) -> None:
+        """Take a stream's slot back. What it leaves there is never read."""
+        if encoder.slots is self:
+            self._open -= 1
+            self._free.append(encoder.slot)
+            encoder.slots, encoder.slot = None, -1
+        encoder.unheard.clear()
+
+    def hear(self, encoders: Sequence[SlotEncoder]) -> None:
+        """Convolve the sound that these streams have heard, rows of about the same length together.
+
+        Raises:
+            StreamError: a stream has heard more than it has room for.
+        """
+        rows = []
+        for encoder in encoders:
+            if encoder.unheard:
+                parts, encoder.unheard = encoder.unheard, []
+                rows.append((encoder.slot, np.concatenate(parts) if len(parts) > 1 else parts[0]))
+        rows.sort(key=lambda row: -len(row[1]))
+        at = 0
+        while at < len(rows):
+            longest = len(rows[at][1])
+            most = len(rows)
+            if self.on_cpu:
+                most = max(1, CPU_CALL_VALUES // max(1, longest * max(self.config.conv_dim)))
+            end = at + 1
+            while end < min(len(rows), at + most) and len(rows[end][1]) >= ALIKE * longest:
+                end += 1
+            block = np.zeros((end - at, longest), np.float32)
+            for line, (_, samples) in zip(block, rows[at:end], strict=True):
+                line[: len(samples)] = samples
+            slots, lengths = [slot for slot, _ in rows[at:end]], [len(samples) for _, samples in rows[at:end]]
+            self.model.listen(self.states, slots, torch.from_numpy(block), lengths)
+            at = end
+
+    def compute(self, rows: Sequence[Row], *, commit: bool = True) -> list[EncoderStep]:
+        """One step of some streams.
+
+        Args:
+            rows: the streams, each once.
+            commit: commit a chunk of each; else look at what waits.
+
+        Returns:
+            What each stream is told, in the order of the rows.
+
+        Raises:
+            StreamError: too few waiting frames for a chunk of a stream that goes on, or a stream that was closed.
+        """
+        encoders = [row.encoder for row in rows]
+        if any(encoder.slots is not self for encoder in encoders):
+            raise StreamError(CLOSED)
+        self.hear(encoders)
+        finals = [row.final for row in rows]
+        out = self.model.step(self.states, [e.slot for e in encoders], commit=commit, final=finals)
+        assert out.logits is not None
+        logprobs = out.logits.log_softmax(-1).cpu().numpy()  # [rows, frames, labels], the one fetch of the step
+        if commit:
+            for encoder, own in zip(encoders, out.own_frames, strict=True):
+                encoder.committed_frames += own
+        # copies: a row that is kept must not keep the whole batch
+        return [
+            EncoderStep(logprobs[n, :frames].copy(), own)
+            for n, (frames, own) in enumerate(zip(out.frames, out.own_frames, strict=True))
+        ]
+
+    def read(self, encoder: SlotEncoder) -> dict[str, Tensor]:
+        """A copy of a stream's state on the host; with `write` the stream goes on elsewhere, exactly."""
+        self.hear([encoder])
+        return {name: tensor[encoder.slot].to("cpu", copy=True) for name, tensor in self.states.tensors().items()}
+
+    def write(self, encoder: SlotEncoder, state: dict[str, Tensor]) -> None:
+        """Make a stream what `read` gave.
+
+        Raises:
+            StreamError: the state is of another model or context.
+        """
+        own = self.states.tensors()
+        for name in sorted(own.keys() | state.keys()):
+            if name not in own or name not in state or own[name].shape[1:] != state[name].shape:
+                raise StreamError(
+                    f"the saved stream does not fit this model and context {self.context}: tensor {name!r} differs"
+                )
+        for name, tensor in own.items():
+            tensor[encoder.slot] = state[name].to(tensor)
+        encoder.heard_samples = self.states.samples(encoder.slot)
+        encoder.committed_frames = self.states.committed(encoder.slot)
+
+    def _grow(self) -> None:
+        """Twice the slots, at most `most`; what the streams have stays as it is."""
+        old = self.states
+        slots = min(self.most, 2 * old.slots)
+        if slots <= old.slots:
+            raise StreamError(f"all {old.slots} slots are taken; close a stream, or make room for more")
+        self.states = self.model.new_states(slots, self.context)
+        for name, tensor in self.states.tensors().items():
+            tensor[: old.slots] = old.tensors()[name]
+        self._free = list(range(slots - 1, old.slots - 1, -1))
