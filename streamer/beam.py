@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .alphabet import Alphabet
+from .confidence import Calibration
 from .events import Word
 from .fusion import Fusion
 from .hotwords import Hotwords
@@ -52,6 +53,7 @@ class BeamDecoder:
         rules: how wide to search.
         fusion: language model and hotwords; None for neither.
         stability: when words are stable.
+        calibration: of confidences, which else are shares of the beam.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class BeamDecoder:
         rules: BeamRules | None = None,
         fusion: Fusion | None = None,
         stability: StabilityRule | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.alphabet = alphabet
         self.hop_samples = hop_samples
         self.rules = rules or BeamRules()
         self.stability = stability or StabilityRule()
+        self.calibration = calibration or Calibration()
         self._search = PrefixSearch(alphabet, self.rules, fusion or Fusion())
         self._skip = math.log(self.rules.blank_skip)
         self._frame = 0
@@ -227,7 +231,7 @@ class BeamDecoder:
     def _as_words(self, spans: Sequence[Span], slots: Sequence[Slot]) -> list[Word]:
         hop = self.hop_samples
         return [
-            Word(span.text, span.first_frame * hop, span.end_frame * hop, min(1.0, slot.get(span.text, 0.0)))
+            Word(span.text, span.first_frame * hop, span.end_frame * hop, self.calibration(slot.get(span.text, 0.0)))
             for span, slot in zip(spans, slots, strict=True)
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from ..model.errors import ConfigurationError
 from .alphabet import Alphabet
 from .beam import BeamDecoder
+from .confidence import Calibration
+from .decoding_defaults import GENERAL, RANGES, DecodingDefaults
 from .events import Word
 from .fusion import Fusion, Weights
 from .greedy import GreedyDecoder
@@ -55,19 +57,21 @@ class DecodingSettings:
     """`greedy`: the best output of each frame. `beam`: the best text, with a language model and hotwords."""
     beam_width: int = 16
     """Texts that the beam keeps."""
-    token_cutoff: float = 8.0
-    """Outputs so much less likely than a frame's best are not looked at; natural logarithm."""
-    beam_cutoff: float = 14.0
+    token_cutoff: float | None = None
+    """Outputs so much less likely than a frame's best are not looked at; natural logarithm. None, here and below: what
+    suits the model, as its `decoding.json` says, else `decoding_defaults.GENERAL`."""
+    beam_cutoff: float | None = None
     """Texts so much worse than the best are dropped; natural logarithm."""
     blank_skip: float = 0.99
     """A frame whose blank is more probable than this changes no text; 1: every frame is read."""
     lm_path: str | None = None
-    """Language model: an ARPA file or a binary of KenLM, of words or of characters."""
-    lm_weight: float = 0.5
+    """Language model: an ARPA file, a packed file or a binary of KenLM, of words or of characters; or the name of one
+    that comes with the package: `english`."""
+    lm_weight: float | None = None
     """Factor of the language model's logarithms."""
-    word_score: float = 1.0
+    word_score: float | None = None
     """Bonus of each word where there is a language model; natural logarithm."""
-    unknown_penalty: float = 6.0
+    unknown_penalty: float | None = None
     """Price of a word outside the language model's vocabulary; natural logarithm. Hotwords do not pay it."""
     carry_context: bool = False
     """The language model goes on from segment to segment, instead of beginning a sentence with each."""
@@ -75,20 +79,26 @@ class DecodingSettings:
     """Phrases, each with its boost: a natural-log bonus for every letter."""
     stability: float = 0.5
     """From 0, words are called stable at once and may be wrong, to 1, when nothing speaks against them any more."""
-    confidence_temperature: float = 1.0
-    """Above 1, confidences are lower, below 1, higher; to be fitted on recordings with known text."""
+    confidence_temperature: float | None = None
+    """Above 1, the rivals in a beam count for more in confidences."""
+    confidence_scale: float | None = None
+    """Factor of the logarithm of a confidence's odds, learned on recordings with known text; see `Calibration`."""
+    confidence_shift: float | None = None
+    """Added to it."""
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             self._refuse("method", "greedy or beam")
         if type(self.beam_width) is not int or not 1 <= self.beam_width <= 1000:
             self._refuse("beam_width", "a whole number from 1 to 1000")
-        for name, low, high in _RANGES:
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
+            if value is None and name in GENERAL:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 self._refuse(name, f"a number from {low:g}" + (f" to {high:g}" if math.isfinite(high) else ""))
-        if self.blank_skip == 0 or self.confidence_temperature == 0:
-            self._refuse("blank_skip" if self.blank_skip == 0 else "confidence_temperature", "a number above 0")
+        if self.blank_skip == 0:
+            self._refuse("blank_skip", "a number above 0")
         if not (self.lm_path is None or (isinstance(self.lm_path, str) and self.lm_path)):
             self._refuse("lm_path", "the path of a file, or None")
         if type(self.carry_context) is not bool:
@@ -110,20 +120,25 @@ class DecodingSettings:
         except ConfigurationError as e:
             raise ConfigurationError(f"DecodingSettings.hotwords: {e}") from e
 
+    @property
+    def section(self) -> str:
+        """Which defaults concern these settings; one of `decoding_defaults.SECTIONS`."""
+        return "greedy" if self.method == "greedy" else "beam" if self.lm_path is None else "language_model"
+
+    def filled(self, defaults: DecodingDefaults | None = None) -> DecodingSettings:
+        """The same with a number where there was None.
+
+        Args:
+            defaults: of the model; None: the general ones.
+        """
+        numbers = (defaults or DecodingDefaults()).get(self.section)
+        return replace(self, **{name: value for name, value in numbers.items() if getattr(self, name) is None})
+
     def _refuse(self, name: str, expected: str) -> None:
         raise ConfigurationError(f"DecodingSettings.{name} is {getattr(self, name)!r}, expected {expected}")
 
 
-_RANGES = (
-    ("token_cutoff", 0.0, math.inf),
-    ("beam_cutoff", 0.0, math.inf),
-    ("blank_skip", 0.0, 1.0),
-    ("lm_weight", 0.0, 10.0),
-    ("word_score", -20.0, 20.0),
-    ("unknown_penalty", 0.0, 100.0),
-    ("stability", 0.0, 1.0),
-    ("confidence_temperature", 0.0, 100.0),
-)
+_RANGES = {**RANGES, "blank_skip": (0.0, 1.0), "stability": (0.0, 1.0)}
 
 
 def make_decoder(
@@ -136,32 +151,34 @@ def make_decoder(
 
     Args:
         alphabet: of the model's outputs.
-        settings: how to decode; None: greedily.
+        settings: how to decode; None: greedily. Numbers that are None are the general ones.
         hop_samples: samples from one frame to the next.
         language_model: one that is loaded already; None: the one at `lm_path`, which is loaded once for all streams.
 
     Raises:
         ConfigurationError: a language model that cannot be read, or hotwords that the alphabet cannot write.
     """
-    settings = settings or DecodingSettings()
+    settings = (settings or DecodingSettings()).filled()
+    numbers = {name: getattr(settings, name) for name in GENERAL}
+    calibration = Calibration(numbers["confidence_scale"], numbers["confidence_shift"])
     if settings.method == "greedy":
-        return GreedyDecoder(alphabet, hop_samples)
+        return GreedyDecoder(alphabet, hop_samples, calibration)
     if language_model is None and settings.lm_path is not None:
         language_model = load_language_model(settings.lm_path)
     fusion = Fusion(
         language_model,
-        Weights(settings.lm_weight, settings.word_score, settings.unknown_penalty),
+        Weights(numbers["lm_weight"], numbers["word_score"], numbers["unknown_penalty"]),
         hotwords_for(alphabet, settings.hotwords),
     )
     rules = BeamRules(
         settings.beam_width,
-        settings.token_cutoff,
-        settings.beam_cutoff,
+        numbers["token_cutoff"],
+        numbers["beam_cutoff"],
         settings.blank_skip,
-        settings.confidence_temperature,
+        numbers["confidence_temperature"],
         settings.carry_context,
     )
-    return BeamDecoder(alphabet, hop_samples, rules, fusion, StabilityRule.of(settings.stability))
+    return BeamDecoder(alphabet, hop_samples, rules, fusion, StabilityRule.of(settings.stability), calibration)
 
 
 def hotwords_for(alphabet: Alphabet, phrases: tuple[tuple[str, float], ...]) -> Hotwords:

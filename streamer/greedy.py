@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .alphabet import Alphabet
+from .confidence import Calibration
 from .events import Word
 
 
@@ -38,11 +39,13 @@ class GreedyDecoder:
     Args:
         alphabet: what the outputs stand for.
         hop_samples: samples from one frame to the next; frame t covers `[t * hop, (t + 1) * hop)`.
+        calibration: of confidences, which else are the geometric mean of the letters' probabilities.
     """
 
-    def __init__(self, alphabet: Alphabet, hop_samples: int = 320) -> None:
+    def __init__(self, alphabet: Alphabet, hop_samples: int = 320, calibration: Calibration | None = None) -> None:
         self.alphabet = alphabet
         self.hop_samples = hop_samples
+        self.calibration = calibration or Calibration()
         self._reading = _Reading()
         self._complete: list[Word] = []
 
@@ -97,7 +100,7 @@ class GreedyDecoder:
 
     def fork(self) -> GreedyDecoder:
         """A decoder of its own that stands where this one stands."""
-        fork = GreedyDecoder(self.alphabet, self.hop_samples)
+        fork = GreedyDecoder(self.alphabet, self.hop_samples, self.calibration)
         fork._reading = replace(self._reading, letters=list(self._reading.letters))
         fork._complete = list(self._complete)
         return fork
@@ -148,5 +151,5 @@ class GreedyDecoder:
             text="".join(reading.letters),
             start_samples=reading.first_frame * self.hop_samples,
             end_samples=reading.end_frame * self.hop_samples,
-            confidence=min(1.0, math.exp(mean)),
+            confidence=self.calibration(math.exp(mean)),
         )

@@ -1,7 +1,8 @@
 """`LanguageModel`: what a decoder asks of a language model, and `load_language_model`, which opens n-gram files.
 
 `KenLanguageModel` scores with KenLM (Heafield 2011; the package `kenlm`, extra `lm`). Where it is not installed, an
-ARPA file is scored by `ngrams.NgramModel` of this project, which gives the same scores and takes longer to load.
+ARPA file is scored by `ngrams.NgramModel` of this project, which gives the same scores and takes longer to load. It
+also scores packed files, those of the package among them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..model.errors import ConfigurationError
+from .language_models import bundled_language_models, language_model_path
 
 logger = logging.getLogger(__name__)
 
@@ -102,15 +104,20 @@ def load_language_model(path: str) -> LanguageModel:
     """Open an n-gram file; the same path gives the same model, which sessions share.
 
     Args:
-        path: ARPA (`.arpa`, `.arpa.gz`) or a binary file of KenLM.
+        path: ARPA (`.arpa`, `.arpa.gz`), packed (`.ngrams`) or a binary file of KenLM; or the name of a model that
+            comes with the package, such as `english`.
 
     Raises:
         ConfigurationError: no such file, not a language model, or a binary file without the package `kenlm`.
     """
     from importlib.util import find_spec
 
-    file = Path(path)
+    from .packed_ngrams import is_packed, read_packed
+
+    file = language_model_path(path) or Path(path)
     _check_file(file)
+    if is_packed(file):
+        return read_packed(file)
     if find_spec("kenlm") is not None:
         return KenLanguageModel(file)
     if not is_arpa(file):
@@ -147,7 +154,11 @@ def is_arpa(path: Path) -> bool:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise ConfigurationError(f"there is no language model at {path}; expected an ARPA file or a binary of KenLM")
+        bundled = ", ".join(bundled_language_models())
+        raise ConfigurationError(
+            f"there is no language model at {path}; expected an ARPA file, a binary of KenLM, a packed file or the "
+            f"name of one that comes with the package ({bundled})"
+        )
 
 
 def _tokens_of(path: Path) -> tuple[str, ...]:

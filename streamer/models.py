@@ -24,6 +24,7 @@ SMALL_FILES = (
     "added_tokens.json",
     "preprocessor_config.json",
     "streaming.json",
+    "decoding.json",
     "README.md",
 )
 """What a model may have beside config.json and its weights."""

@@ -148,14 +148,40 @@ Beam = Annotated[
 ]
 Lm = Annotated[
     Path | None,
-    _option("--lm", panel=_DECODING, metavar="FILE", show_default=False, help="Language model: ARPA or KenLM binary."),
+    _option(
+        "--lm",
+        panel=_DECODING,
+        metavar="NAME|FILE",
+        show_default=False,
+        help="Language model: english, which comes with the package, or an ARPA file, packed file or KenLM binary.",
+    ),
 ]
-LmWeight = Annotated[float, _option("--lm-weight", panel=_DECODING, min=0, max=10, help="How much --lm counts.")]
+_SUITS = "Default: what suits the model."
+LmWeight = Annotated[
+    float | None,
+    _option("--lm-weight", panel=_DECODING, min=0, max=10, show_default=False, help=f"How much --lm counts. {_SUITS}"),
+]
 WordScore = Annotated[
-    float, _option("--word-score", panel=_DECODING, min=-20, max=20, help="Bonus of each word, with --lm.")
+    float | None,
+    _option(
+        "--word-score",
+        panel=_DECODING,
+        min=-20,
+        max=20,
+        show_default=False,
+        help=f"Bonus of each word, with --lm. {_SUITS}",
+    ),
 ]
 UnknownPenalty = Annotated[
-    float, _option("--unknown-penalty", panel=_DECODING, min=0, max=100, help="Price of a word unknown to --lm.")
+    float | None,
+    _option(
+        "--unknown-penalty",
+        panel=_DECODING,
+        min=0,
+        max=100,
+        show_default=False,
+        help=f"Price of a word unknown to --lm. {_SUITS}",
+    ),
 ]
 Hotword = Annotated[
     list[str] | None,
@@ -230,9 +256,9 @@ class Decoding:
 
     beam: int | None = None
     lm: Path | None = None
-    lm_weight: float = 0.5
-    word_score: float = 1.0
-    unknown_penalty: float = 6.0
+    lm_weight: float | None = None
+    word_score: float | None = None
+    unknown_penalty: float | None = None
     hotwords: tuple[str, ...] = ()
     stability: float = 0.5
 

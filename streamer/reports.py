@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from .doctor import examine
+from .language_models import bundled_language_models, language_model_path
 from .models import KnownModel, bundled_models, cached_models, describe, find_model, pull, size_text
 from .terminal import ResultStream, Terminal, escape
 
@@ -43,14 +44,18 @@ def show_devices(terminal: Terminal) -> int:
 
 
 def show_models(terminal: Terminal) -> int:
-    """The models, one a line: name, kind, architecture, size of the weights."""
+    """The models, one a line: name, kind, architecture, size; then the language models that `--lm` takes by name."""
     models = [*bundled_models(), *cached_models()]
     if not models:
         terminal.note(
             "There is no model here: none is bundled, and the hub's cache has none. See `wavlm-live models pull`."
         )
-        return 0
-    _table(terminal, [(m.name, m.kind, m.architecture, size_text(m.size_bytes)) for m in models])
+    rows = [(m.name, m.kind, m.architecture, size_text(m.size_bytes)) for m in models]
+    for name in bundled_language_models():
+        path = language_model_path(name)
+        assert path is not None
+        rows.append((name, "bundled", "language model (--lm)", size_text(path.stat().st_size)))
+    _table(terminal, rows)
     return 0
 
 

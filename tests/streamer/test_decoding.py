@@ -63,7 +63,7 @@ BAD = {
     "method": ["fast", None],
     "beam_width": [0, 1001, 2.5, True, "16"],
     "token_cutoff": [-1, math.nan, "8"],
-    "beam_cutoff": [-0.1, None],
+    "beam_cutoff": [-0.1, math.nan],
     "blank_skip": [0, 1.1, -1],
     "lm_path": ["", 3, Path("x.arpa")],
     "lm_weight": [-1, 11, True],
@@ -73,6 +73,8 @@ BAD = {
     "hotwords": [["a"], ("a",), (("a", 0.0),), (("", 1.0),), (("a", "1"),), (("a", 1.0, 2.0),), ((1, 1.0),)],
     "stability": [-0.1, 1.1, None],
     "confidence_temperature": [0, -1],
+    "confidence_scale": [0, -1, "1"],
+    "confidence_shift": [-21, math.nan],
 }
 
 

@@ -1,0 +1,77 @@
+"""Calibrated confidences: rising, from 0 to 1; the defaults that a model brings, and how bad ones are refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavlm_live.model.errors import CheckpointError, ConfigurationError
+from wavlm_live.streamer.confidence import Calibration, logit
+from wavlm_live.streamer.decoding import DecodingSettings
+from wavlm_live.streamer.decoding_defaults import GENERAL, RANGES, read_defaults
+
+shares = st.floats(-0.01, 1.01)
+
+
+@given(low=shares, high=shares, scale=st.floats(0.01, 50), shift=st.floats(-20, 20))
+def test_rising_and_from_0_to_1(low: float, high: float, scale: float, shift: float) -> None:
+    calibration = Calibration(scale, shift)
+    low, high = sorted((low, high))
+    assert 0 <= calibration(low) <= calibration(high) <= 1
+
+
+@given(confidence=st.floats(0.001, 0.999), scale=st.floats(0.1, 5), shift=st.floats(-5, 5))
+def test_the_odds_are_scaled_and_shifted(confidence: float, scale: float, shift: float) -> None:
+    found = Calibration(scale, shift)(confidence)
+    assert found / (1 - found) == pytest.approx((confidence / (1 - confidence)) ** scale * math.exp(shift), rel=1e-5)
+
+
+def test_without_numbers_nothing_changes() -> None:
+    assert [Calibration()(c) for c in (0.0, 0.3, 1.0, 1.0000001)] == [0.0, 0.3, 1.0, 1.0]
+    assert math.isfinite(logit(0.0))
+    assert math.isfinite(logit(1.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "name"), [((0.0, 0.0), "scale"), ((-1, 0), "scale"), ((math.nan, 0), "scale"), ((1, math.inf), "shift")]
+)
+def test_bad_numbers_are_refused_by_name(values: tuple[float, float], name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Calibration\.{name}"):
+        Calibration(*values)
+
+
+def test_defaults_fill_what_was_not_given(tmp_path: Path) -> None:
+    path = tmp_path / "decoding.json"
+    path.write_text(json.dumps({"beam": {"token_cutoff": 5.0}, "language_model": {"lm_weight": 0.9, "word_score": 2}}))
+    defaults = read_defaults(path)
+    beam = DecodingSettings(method="beam", beam_cutoff=3.0).filled(defaults)
+    assert (beam.token_cutoff, beam.beam_cutoff, beam.lm_weight) == (5.0, 3.0, GENERAL["lm_weight"])
+    fused = DecodingSettings(method="beam", lm_path="english", word_score=0.5).filled(defaults)
+    assert (fused.lm_weight, fused.word_score, fused.token_cutoff) == (0.9, 0.5, GENERAL["token_cutoff"])
+    assert fused.filled() == fused
+    assert DecodingSettings().filled(read_defaults(None)).confidence_scale == 1.0
+    assert RANGES.keys() == GENERAL.keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"bean": {}}, "'bean'"),
+        ({"beam": 3}, "'beam'"),
+        ({"beam": {"width": 3}}, "'width'"),
+        ({"beam": {"lm_weight": -1}}, "lm_weight is -1"),
+        ({"greedy": {"confidence_scale": True}}, "confidence_scale is True"),
+        ({"greedy": {"confidence_scale": "1"}}, "confidence_scale is '1'"),
+    ],
+)
+def test_bad_defaults_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "decoding.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message):
+        read_defaults(path)
