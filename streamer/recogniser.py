@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from ..model import CTCTokenizer, StreamingContext, WavLMForCTC
 from ..model.errors import CheckpointError, ConfigurationError, DeviceError
 from ..model.folders import Source, read_json
 from .alphabet import Alphabet
+from .decoding_defaults import FILE, DecodingDefaults, read_defaults
 from .encoder import EncoderStream, LocalEncoder
 from .language_model import load_language_model
 from .session import Session, SessionSettings
@@ -75,6 +77,7 @@ class Recogniser:
         tokenizer: of its outputs.
         name: shown to users.
         contexts: streaming contexts by name; "default" is used where a session names none.
+        decoding: numbers that sessions decode with where they name none; None: the general ones.
 
     Raises:
         CheckpointError: model and tokenizer do not belong together.
@@ -86,11 +89,13 @@ class Recogniser:
         tokenizer: CTCTokenizer,
         name: str = "",
         contexts: Mapping[str, StreamingContext] | None = None,
+        decoding: DecodingDefaults | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.contexts = {"default": GENERAL_CONTEXT, **(contexts or {})}
+        self.decoding = decoding or DecodingDefaults()
         self.alphabet = alphabet_of(tokenizer, model.config.vocab_size)
 
     @classmethod
@@ -127,7 +132,7 @@ class Recogniser:
         if not contexts:
             logger.info("%s names no streaming context, %s is used", name, GENERAL_CONTEXT)
         model = WavLMForCTC.from_pretrained(path, device=where, dtype=dtype)
-        return cls(model, tokenizer, name, contexts)
+        return cls(model, tokenizer, name, contexts, read_defaults(source.find(FILE)))
 
     @property
     def device(self) -> torch.device:
@@ -164,6 +169,7 @@ class Recogniser:
                 the hotwords.
         """
         settings = settings or SessionSettings()
+        settings = replace(settings, decoding=settings.decoding.filled(self.decoding))
         context = settings.context or self.contexts["default"]
         path = settings.decoding.lm_path
         language_model = None if path is None else load_language_model(path)
