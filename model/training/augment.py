@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError
+from .sound_codecs import through_codec
 
 RATE = 16000
 
@@ -38,13 +39,17 @@ class Augmentation:
     """Probability of an artificial room."""
     reverberation_s: tuple[float, float] = (0.1, 0.6)
     """Time in which the room decays by 60 dB."""
+    rooms: float = 0.0
+    """Probability of a simulated room (image sources, see `rooms`) instead of the artificial one."""
+    codec: float = 0.0
+    """Probability of a passage through a codec: telephone, GSM, ADPCM, Opus, Vorbis, MP3."""
     telephone: float = 0.0
     """Probability that only 300 to 3,400 Hz (or 4 kHz) remain."""
     edge_s: tuple[float, float] = (0.0, 0.0)
     """Range of the near-silence put before, and again after, an utterance."""
 
     def __post_init__(self) -> None:
-        for name in ("noise", "reverberation", "telephone", "speed"):
+        for name in ("noise", "reverberation", "rooms", "codec", "telephone", "speed"):
             value = getattr(self, name)
             if not 0.0 <= value <= (0.5 if name == "speed" else 1.0):
                 limit = "0.5" if name == "speed" else "1"
@@ -164,6 +169,7 @@ def augment(
     *,
     gap_s: tuple[float, float] = (0.1, 1.0),
     most_samples_faster: float = 1.0,
+    responses: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """Make one training utterance from one or several recordings.
 
@@ -174,6 +180,7 @@ def augment(
         noises: background recordings; without any, no noise is added.
         gap_s: range of the silence between joined recordings.
         most_samples_faster: the highest speed factor that the length of the text allows.
+        responses: impulse responses of simulated rooms; without any, none is used.
 
     Returns:
         float32 [samples] within [-1, 1].
@@ -185,10 +192,16 @@ def augment(
     if settings.edge_s[1] > 0:
         before, after = (int(rng.uniform(*settings.edge_s) * RATE) for _ in range(2))
         wave = np.concatenate([near_silence(before, rng), wave, near_silence(after, rng)])
-    if rng.random() < settings.reverberation:
+    if responses and settings.rooms and rng.random() < settings.rooms:
+        wet = convolve(wave, responses[int(rng.integers(len(responses)))])
+        wave = wet * np.float32(rms(wave) / rms(wet))
+    elif rng.random() < settings.reverberation:
         wave = reverberate(wave, float(rng.uniform(*settings.reverberation_s)), rng)
     if noises and rng.random() < settings.noise:
         wave = add_noise(wave, noises, float(rng.uniform(*settings.snr_db)), rng)
     if rng.random() < settings.telephone:
         wave = band_limit(wave, float(rng.uniform(50.0, 300.0)), float(rng.uniform(3300.0, 4000.0)))
+    if settings.codec and rng.random() < settings.codec:
+        # at a level that the codec is used at, whatever the recording's was
+        wave = through_codec(change_gain(wave, float(rng.uniform(-6.0, 6.0))), rng)
     return change_gain(wave, float(rng.uniform(*settings.gain_db)))

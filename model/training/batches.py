@@ -17,10 +17,12 @@ from .augment import RATE, augment
 from .cache import SoundCache
 from .letters import encode, frames_needed
 from .manifest import Utterance
+from .rooms import draw_responses
 from .settings import Pool, Stage
 
 _T = TypeVar("_T")
 _SHORTEST_SAMPLES = 1600
+_ROOMS = 64
 
 
 @dataclass
@@ -41,11 +43,13 @@ class Batch:
     """Recordings in each row."""
     characters: int
     """Characters of the whole batch, of which this may be one process's part."""
+    weight: float = 1.0
+    """0 where the rows are another process's and only keep this one in step."""
 
     @property
     def seconds(self) -> float:
         """Seconds of sound, without padding."""
-        return float(self.sample_lengths.sum()) / RATE
+        return self.weight * float(self.sample_lengths.sum()) / RATE
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -57,6 +61,7 @@ class Batch:
             self.label_lengths.to(device, non_blocking=True),
             self.keys,
             self.characters,
+            self.weight,
         )
 
 
@@ -129,6 +134,7 @@ class BatchPlan:
         self.cache = cache
         self.stage = stage
         self.noises = noises
+        self.responses = draw_responses(_ROOMS, seed) if stage.augment.rooms else []
         self._seed = [seed, number]
         self._utterances = utterances
         self._seconds = np.array([cache.samples(u.file) / RATE for u in utterances])
@@ -226,6 +232,7 @@ class BatchPlan:
                 self.noises,
                 gap_s=pool.gap_s,
                 most_samples_faster=_fastest(members, recordings),
+                responses=self.responses,
             )
             if len(wave) < _SHORTEST_SAMPLES:
                 wave = np.pad(wave, (0, _SHORTEST_SAMPLES - len(wave)))

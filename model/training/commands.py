@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ import torch
 
 from ..errors import ConfigurationError, WavLMLiveError
 from .cache import SoundCache, build_cache, usable
+from .letters import TOKENS
 from .manifest import SoundFinder, SoundLocation, Utterance, read_manifest
-from .parallel import Group, run_together
+from .model_card import write_card
+from .parallel import run_together
+from .progress_bar import LiveHandler
 from .settings import TrainSettings, parse_context
 
 if TYPE_CHECKING:
@@ -62,24 +66,32 @@ def load_data(
     return by_split, cache, [key for key in noises if key in cache]
 
 
-def _train(group: Group, args: argparse.Namespace) -> Progress:
+def _cache_of(args: argparse.Namespace) -> str | Path:
+    return args.cache or Path(args.out) / "cache"
+
+
+def _train(args: argparse.Namespace) -> Progress:
     """One process's part of `ctc`."""
     from .ctc import CTCTrainer
-    from .export import read_weights
+    from .engine import Engine
+    from .export import read_model
     from .run_folder import RunFolder
 
-    if not group.leads:
+    engine = Engine(args.device, shard=args.shard)
+    if not engine.leads:
         _start_logging(logging.WARNING)
-    torch.set_num_threads(max(1, (args.threads or torch.get_num_threads()) // group.size))
+    if engine.size > 1 and args.processes > 1:
+        torch.set_num_threads(max(1, (args.threads or torch.get_num_threads()) // args.processes))
     settings = TrainSettings.from_file(args.recipe)
     if args.minutes:
         settings = settings.scaled(args.minutes)
+    start = read_model(args.start) if args.start else None
+    if not settings.model and start is not None:
+        settings = dataclasses.replace(settings, model=start.config.to_dict() | {"vocab_size": len(TOKENS)})
     data, cache, noises = load_data(
-        args.manifest,
-        args.cache or Path(args.out) / "cache",
-        splits=("train", "dev"),
-        characters_per_s=settings.characters_per_s,
+        args.manifest, _cache_of(args), splits=("train", "dev"), characters_per_s=settings.characters_per_s
     )
+    named = settings.distill.teacher if settings.distill else "self"
     trainer = CTCTrainer(
         settings,
         RunFolder(args.out),
@@ -87,20 +99,23 @@ def _train(group: Group, args: argparse.Namespace) -> Progress:
         cache,
         dev=data["dev"],
         noises=[cache.wave(key) for key in noises],
-        device=f"cuda:{group.rank}" if args.device == "cuda" and group.size > 1 else args.device,
-        group=group,
+        engine=engine,
+        teacher=None if named == "self" else read_model(named),
     )
-    if args.start:
-        trainer.start_from(read_weights(args.start))
-    return trainer.run(resume=args.resume, most_steps=args.steps)
+    if start is not None:
+        trainer.start_from(start.state_dict(), new_head=args.new_head)
+    progress = trainer.run(resume=args.resume, most_steps=args.steps)
+    if engine.leads:
+        write_card(trainer, data["train"])
+    return progress
 
 
 def train_ctc(args: argparse.Namespace) -> None:
     """`ctc`: run a recipe."""
     if args.processes > 1:  # made once, before the others look for it
-        load_data(args.manifest, args.cache or Path(args.out) / "cache", splits=("train", "dev"))
-    progress = run_together(_train, args, args.processes, args.device)
-    log.info("%d steps in %.1f minutes, best dev WER %.3f", progress.step, progress.elapsed_s / 60, progress.best_wer)
+        load_data(args.manifest, _cache_of(args), splits=("train", "dev"))
+    progress = run_together(_train, args, args.processes)
+    log.info("%d steps in %.1f minutes, best score %.3f", progress.step, progress.elapsed_s / 60, progress.best_score)
 
 
 def evaluate_ctc(args: argparse.Namespace) -> None:
@@ -163,10 +178,12 @@ def parser() -> argparse.ArgumentParser:
     ctc.add_argument(
         "--start", help="start from these weights: a run's checkpoint, or a folder or name for from_pretrained"
     )
+    ctc.add_argument("--new-head", action="store_true", help="with --start: only the encoder has to fit the recipe")
     ctc.add_argument("--recipe", default="bundled_first_edition", help="a JSON file, or the name of one in recipes/")
     ctc.add_argument("--out", required=True, help="folder of the run")
     ctc.add_argument("--cache", help="folder of the decoded sound (default: OUT/cache)")
-    ctc.add_argument("--device", default="cpu")
+    ctc.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
+    ctc.add_argument("--shard", action="store_true", help="FSDP: a part of weights and optimiser in each process")
     ctc.add_argument("--processes", type=int, default=1, help="train together; threads are shared among them")
     ctc.add_argument("--minutes", type=float, help="scale the recipe's clock to this total")
     ctc.add_argument("--steps", type=int, help="leave after this many steps, with a checkpoint")
@@ -214,7 +231,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _start_logging(level: int) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(level=level, handlers=[LiveHandler()])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,17 +45,31 @@ def load_model(checkpoint: str | Path, *, averaged: bool = True) -> Any:
     return model.eval()
 
 
-def read_weights(source: str | Path, *, averaged: bool = True) -> dict[str, Tensor]:
-    """Weights to start from: a checkpoint of the trainer (a file), or anything that `from_pretrained` reads.
+def read_model(source: str | Path) -> Any:
+    """A `WavLMForCTC` to start or to learn from: a checkpoint of the trainer (a file), or what `from_pretrained` reads.
+
+    A checkpoint of an encoder alone gets a head with random weights.
 
     Raises:
         CheckpointError: missing or damaged.
     """
-    if Path(source).is_file():
-        return weights_of(load_checkpoint(source), averaged=averaged)
     from ..ctc import WavLMForCTC
 
-    return WavLMForCTC.from_pretrained(source, dtype=torch.float32).state_dict()
+    if Path(source).is_file() and zipfile.is_zipfile(source) and "format" in _keys(source):
+        return load_model(source)
+    try:
+        return WavLMForCTC.from_pretrained(source, dtype=torch.float32)
+    except CheckpointError:
+        return WavLMForCTC.from_pretrained(source, dtype=torch.float32, new_head=True)
+
+
+def _keys(path: str | Path) -> set[str]:
+    """Names at the top of a pickled checkpoint; empty where it is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError):
+        return set()
+    return set(state) if isinstance(state, dict) else set()
 
 
 def export(

@@ -41,9 +41,11 @@ class Progress:
     """Steps left out because loss or gradient was not finite."""
     heard_s: float = 0.0
     """Sound trained on."""
-    best_wer: float = math.inf
-    """Lowest mean over the corpora of the word error rate on the dev set."""
+    best_score: float = math.inf
+    """Lowest score on the dev set: for CTC the mean over the corpora of the word error rate."""
     next_dev_s: float = 0.0
+    saved_s: float = 0.0
+    """When the last checkpoint was written, on the clock of `elapsed_s`."""
 
 
 def write_atomically(path: Path, write: Any) -> None:

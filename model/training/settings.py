@@ -1,4 +1,4 @@
-"""Settings of a CTC training run, read from a recipe in JSON: the model, the curriculum, the optimiser."""
+"""Settings of a training run, read from a recipe in JSON: the model, the curriculum, the optimiser."""
 
 from __future__ import annotations
 
@@ -86,6 +86,28 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """Learning from what a model says that sees the whole utterance (as in arXiv 2303.09278)."""
+
+    weight: float = 0.3
+    """Share of the divergence from the teacher in the loss of a streaming step; the CTC loss has the rest."""
+    teacher: str = "self"
+    """"self": the model being trained, its full-context pass; or what `--start` may name, with the same tokens."""
+    temperature: float = 1.0
+    """Divides the logits of both."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1 or not self.temperature > 0:
+            raise ConfigurationError(
+                f"distillation has the weight {self.weight} and the temperature {self.temperature}; expected a weight "
+                "above 0 and at most 1, and a temperature above 0"
+            )
+
+
+SCHEDULES = ("linear", "cosine", "tristage")
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides what a run computes.
 
@@ -94,15 +116,26 @@ class TrainSettings:
     """
 
     model: Mapping[str, Any]
-    """Fields of `WavLMConfig`."""
+    """Fields of `WavLMConfig`. Empty where the run starts from a checkpoint: then its own."""
     stages: tuple[Stage, ...]
-    contexts: Mapping[str, float]
+    contexts: Mapping[str, float] = field(default_factory=lambda: {"full": 1.0})
     """Streaming contexts "left,chunk,right" in frames, or "full", with the share of the steps trained so."""
     seed: int = 1
     peak_lr: float = 8e-4
     warmup_steps: int = 200
     schedule: str = "linear"
-    """How the rate falls to 0 from the first step to the end of the last stage: "linear" or "cosine"."""
+    """How the rate falls from the first step to the end of the last stage: "linear" or "cosine" to 0, "tristage" as
+    wav2vec 2.0 was fine-tuned: up for a tenth, level for four, then exponentially to a twentieth."""
+    freeze: Mapping[str, int | None] = field(default_factory=dict)
+    """Prefixes of parameter names, and the steps for which those stay as they are; null: for the whole run.
+    wav2vec 2.0 and WavLM: {"wavlm.feature_extractor": null, "wavlm": 10000}."""
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """Prefixes of parameter names, and factors on their learning rate; the longest prefix counts."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each layer of the encoder to the one below it."""
+    gradient_checkpointing: bool = False
+    """Compute layers twice instead of keeping what they computed: a third slower, far less memory."""
+    distill: Distillation | None = None
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
@@ -120,6 +153,8 @@ class TrainSettings:
     characters_per_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Believed rates by corpus; a text far outside belongs to another recording."""
     prefetch: int = 4
+    licence: str = ""
+    """Of the trained weights, for the model card."""
 
     def __post_init__(self) -> None:
         stages = tuple(
@@ -131,8 +166,17 @@ class TrainSettings:
             raise ConfigurationError("the recipe has no stage")
         if len({s.steps is None for s in stages}) > 1:
             raise ConfigurationError("some stages are given in minutes and some in steps; expected one of the two")
-        if self.schedule not in ("linear", "cosine"):
-            raise ConfigurationError(f"schedule is {self.schedule!r}, expected 'linear' or 'cosine'")
+        if self.schedule not in SCHEDULES:
+            raise ConfigurationError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        if isinstance(self.distill, Mapping):
+            object.__setattr__(self, "distill", _build(Distillation, self.distill, "distill"))
+        if not 0 < self.layer_decay <= 1 or any(not rate >= 0 for rate in self.learning_rates.values()):
+            raise ConfigurationError(
+                f"layer_decay is {self.layer_decay} and learning_rates {dict(self.learning_rates)}; expected a decay "
+                "above 0 and at most 1, and factors of at least 0"
+            )
+        if any(steps is not None and not steps > 0 for steps in self.freeze.values()):
+            raise ConfigurationError(f"freeze is {dict(self.freeze)}, expected numbers of steps above 0, or null")
         if not self.contexts or any(not w > 0 for w in self.contexts.values()):
             raise ConfigurationError("contexts must name at least one context, each with a weight above 0")
         for name in self.contexts:
@@ -147,7 +191,12 @@ class TrainSettings:
 
     def config(self, stage: Stage) -> WavLMConfig:
         """The model's configuration during a stage."""
-        return WavLMConfig.from_dict({"vocab_size": len(TOKENS), **self.model, **stage.config})
+        return WavLMConfig.from_dict({**self.defaults, **self.model, **stage.config})
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the task asks of the configuration unless the recipe says otherwise."""
+        return {"vocab_size": len(TOKENS)}
 
     def scaled(self, minutes: float) -> TrainSettings:
         """The same recipe with the clock of its stages scaled to a total of `minutes`."""

@@ -217,7 +217,7 @@ def _jobs(corpus: str, texts: Sequence[str], seed: int, flite_share: float) -> I
         order = np.random.default_rng([seed, salt, round_]).permutation(len(texts))
         for i in order:
             file = f"{corpus}/{number:07d}.flac"
-            yield Job(file, texts[i], (seed, salt, 7, number), accents, variants, flite_share)
+            yield Job(file, texts[int(i)], (seed, salt, 7, number), accents, variants, flite_share)
             number += 1
         round_ += 1
 
