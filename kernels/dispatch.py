@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 OPERATIONS = {
     "full_attention": "attention over whole utterances and chunks with copied right context",
     "streaming_attention": "attention of a step's frames over the rings of their streams",
+    "strided_convolution": "a convolution of the front end with its norm and GELU, behind the tails of their streams",
+    "position_convolution": "the grouped convolution of the position over kept and new frames",
+    "ctc_greedy": "the best output of every frame, without the logits",
 }
 """Operations with kernels of their own, and what they compute."""
 
@@ -106,6 +109,20 @@ def _decide(op: str, device: str, wish: str, of: str, interpret: bool) -> Choice
     level = logging.WARNING if (wish == "triton" or gpu) and choice.path == "torch" else logging.INFO
     logger.log(level, "%s", choice)
     return choice
+
+
+@torch.compiler.assume_constant_result
+def takes_kernel(op: str, device: str) -> bool:
+    """Whether `op` on a kind of device runs its Triton kernel; torch.compile asks once, while it traces."""
+    return _choose(op, device).path == "triton"
+
+
+def formula_needed(*tensors: torch.Tensor | None) -> bool:
+    """Whether torch's formula must compute, so that gradients flow or autocast chooses the types."""
+    found = [t for t in tensors if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in found):
+        return True
+    return torch.is_autocast_enabled(found[0].device.type)
 
 
 def report(device: str | None = None) -> list[Choice]:

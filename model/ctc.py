@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels.ctc_greedy import Greedy, ctc_greedy
 from .config import WavLMConfig
 from .context import StreamingContext
 from .errors import ConfigurationError
@@ -116,6 +117,24 @@ class WavLMForCTC(PretrainedMixin, TrainableMixin, nn.Module):
         self.wavlm.listen(states, slots, samples, lengths)
 
     @torch.no_grad()
+    def greedy(self, hidden: Tensor, silent: Sequence[int] | None = None) -> Greedy:
+        """The best output of every frame and how probable it is, without writing logits.
+
+        Args:
+            hidden: `[..., hidden]`, the model's `last_hidden_state`.
+            silent: one or two outputs whose probabilities are wanted too; None: the blank.
+
+        Raises:
+            ConfigurationError: outputs that do not exist.
+        """
+        try:
+            return ctc_greedy(
+                hidden, self.lm_head.weight, self.lm_head.bias, [self.config.pad_token_id] if silent is None else silent
+            )
+        except ValueError as e:
+            raise ConfigurationError(str(e)) from e
+
+    @torch.no_grad()
     def step(
         self,
         states: StreamStates,
@@ -123,8 +142,19 @@ class WavLMForCTC(PretrainedMixin, TrainableMixin, nn.Module):
         *,
         commit: bool = True,
         final: bool | Sequence[bool] = False,
+        greedy: bool | Sequence[int] = False,
     ) -> StepOutput:
-        """See `WavLMModel.step`; the output carries logits `[slots, frames, vocab]` in float32."""
+        """See `WavLMModel.step`; the output carries logits `[slots, frames, vocab]` in float32.
+
+        With `greedy` it carries what a greedy decoder reads instead, see `greedy`, and no logits are written; a
+        sequence names the outputs whose probabilities are wanted in place of the blank's.
+
+        Raises:
+            ConfigurationError: outputs that do not exist.
+        """
         out = self.wavlm.step(states, slots, commit=commit, final=final)
-        out.logits = self.lm_head(out.last_hidden_state).float()
+        if greedy is False:
+            out.logits = self.lm_head(out.last_hidden_state).float()
+        else:
+            out.greedy = self.greedy(out.last_hidden_state, None if greedy is True else greedy)
         return out

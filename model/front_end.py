@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..kernels.strided_convolution import spread, strided_convolution
 from .activations import activation
 from .config import WavLMConfig
-from .cumulative import convolution_prior, grow, waveform_prior
+from .cumulative import convolution_prior, convolved_moments, grow, grow_convolved, waveform_prior
 from .errors import AudioError
+from .kernel_weights import KernelWeight
 
 BLOCK_FRAMES = 500
 """Frames convolved at once when no gradient is needed (10 s: 66 MB behind the first layer of base)."""
@@ -30,22 +31,13 @@ class FrontEndCarry:
     """What the front end keeps between two blocks, for rows of equal age."""
 
     tails: list[Tensor]
-    """For each layer, its last `kernel - stride` inputs `[batch, kept, channels]`."""
+    """For each layer, its last `kernel - stride` inputs `[batch, kept, channels]`; none at the start of a stream."""
     norm: Tensor | None
     """float64 `[batch, 3, channels]`: cumulative statistics of the group norm."""
     wave: Tensor | None
     """float64 `[batch, 3, 1]`: cumulative statistics of the waveform."""
-
-
-def strided_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """`[batch, positions, channels]` -> `[batch, positions', channels']`, no padding.
-
-    Written as a two-dimensional convolution over a channels-last picture of height 1: oneDNN and cuDNN then
-    read and write channels last, and no transposed copy is made for the layer norm that follows.
-    """
-    picture = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, P], strides of channels last
-    out = F.conv2d(picture, weight.unsqueeze(2), bias, stride=(1, stride))
-    return out.squeeze(2).transpose(1, 2)
+    slots: Tensor | None = None
+    """int64 `[batch]`: the tails are those of all streams, and row r has `tails[slots[r]]`; None: row r has tail r."""
 
 
 class ConvLayer(nn.Module):
@@ -63,24 +55,50 @@ class ConvLayer(nn.Module):
             self.layer_norm = nn.GroupNorm(outputs, outputs)
         elif self.norm == "layer":
             self.layer_norm = nn.LayerNorm(outputs)
+        self.gelu = config.feat_extract_activation == "gelu"
         self.activation = activation(config.feat_extract_activation)
         self.stride = config.conv_stride[index]
         self.kept = config.conv_kernel[index] - config.conv_stride[index]
+        self.kernel_weight = KernelWeight()
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """`[batch, positions, channels]` -> `[batch, positions', channels']`, before the norm."""
-        return strided_convolution(x, self.conv.weight, self.conv.bias, self.stride)
+    def forward(
+        self,
+        x: Tensor,
+        moments: tuple[Tensor, Tensor] | None = None,
+        *,
+        first_hop: int = 1,
+        hop: int = 1,
+        tails: Tensor | None = None,
+        slots: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`[batch, inputs, channels]` -> `[batch, positions, channels']` and the inputs that the next call needs.
 
-    def finish(self, x: Tensor, moments: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Norm and activation; `moments` are the mean and variance a group norm is to use."""
-        if self.norm == "layer":
-            x = self.layer_norm(x)
-        elif self.norm == "group":
-            assert moments is not None
-            mean, variance = moments
-            scale = self.layer_norm.weight * torch.rsqrt(variance + self.layer_norm.eps)
-            x = (x - mean) * scale + self.layer_norm.bias
-        return self.activation(x)
+        `moments` are the mean and variance that a group norm is to use; the other arguments and the shapes are
+        those of `kernels.strided_convolution`.
+        """
+        norm, scale, shift, eps = "none", None, None, 0.0
+        if self.norm is not None:
+            norm = "layer" if self.norm == "layer" else "moments"
+            scale, shift, eps = self.layer_norm.weight, self.layer_norm.bias, self.layer_norm.eps
+        out, tail = strided_convolution(
+            x,
+            self.kernel_weight.of(self.conv.weight),
+            self.conv.bias,
+            stride=self.stride,
+            norm=norm,
+            scale=scale,
+            shift=shift,
+            eps=eps,
+            moments=moments if norm == "moments" else None,
+            first_hop=first_hop,
+            hop=hop,
+            gelu=self.gelu,
+            tails=tails,
+            slots=slots,
+            counts=counts,
+        )
+        return (out if self.gelu else self.activation(out)), tail
 
 
 class FeatureExtractor(nn.Module):
@@ -139,8 +157,9 @@ class FeatureExtractor(nn.Module):
             `[batch, m, conv_dim[-1]]` and the new carry.
         """
         fresh = not carry.tails
-        config = self.config
+        config, dtype = self.config, self.layers[0].conv.weight.dtype
         rows = torch.arange(samples.shape[0], device=samples.device)
+        most = config.frames_of(samples.shape[1]) if fresh else samples.shape[1] // self.hops[0]
 
         def last(after: Tensor) -> Tensor:  # statistics behind the last hop of each row
             return after[:, -1] if frames is None else after[rows, (frames - 1).clamp(min=0)]
@@ -150,31 +169,32 @@ class FeatureExtractor(nn.Module):
         if wave is not None:
             first = config.receptive_samples if fresh else self.hops[0]
             mean, variance, after = grow(x, wave, first, self.hops[0])
+            mean, variance = (spread(part, first, self.hops[0]).to(x.dtype) for part in (mean, variance))
             x = (x - mean) * torch.rsqrt(variance + 1e-7)
             wave = last(after)
-        x = x.to(self.layers[0].conv.weight.dtype)
+        x = x.to(dtype)
         tails = []
         for index, layer in enumerate(self.layers):
+            kept = None
             if layer.kept > 0 and not fresh:
-                x = torch.cat([carry.tails[index].to(x.dtype), x], 1)
+                kept = carry.tails[index]
+                if kept.dtype != dtype:
+                    kept = kept.to(dtype)
             elif layer.kept < 0 and not fresh:
                 x = x[:, -layer.kept :]  # stride beyond the kernel: inputs that no output reads
-            keep = max(0, layer.kept)
-            if frames is None:
-                tails.append(x[:, x.shape[1] - keep :])
-            else:
-                # each row ends where its own frames end
-                behind = (x.shape[1] - (frames.max() - frames) * self.hops[index]).clamp(min=keep)
-                tails.append(x[rows[:, None], behind[:, None] - keep + torch.arange(keep, device=x.device)])
-            x = layer.convolve(x)
+            counts = None if frames is None else (x.shape[1] - (most - frames) * self.hops[index]).clamp(min=0)
+            use, first, hop = moments, 1, 1
             if layer.norm == "group" and moments is None:
                 assert norm is not None
-                first = self._first_positions() if fresh else self.hops[1]
-                mean, variance, after = grow(x, norm, first, self.hops[1])
+                first, hop = self._first_positions() if fresh else self.hops[1], self.hops[1]
+                heard = x if kept is None else torch.cat([kept if carry.slots is None else kept[carry.slots], x], 1)
+                mean, variance, after = grow_convolved(
+                    heard, layer.conv.weight, layer.conv.bias, layer.stride, norm, first, hop
+                )
                 norm = last(after)
-                x = layer.finish(x, (mean, variance))
-            else:
-                x = layer.finish(x, moments)
+                use = _rounded((mean, variance), dtype)
+            x, tail = layer(x, use, first_hop=first, hop=hop, tails=kept, slots=carry.slots, counts=counts)
+            tails.append(tail)
         return x, FrontEndCarry(tails, norm, wave)
 
     def _first_positions(self) -> int:
@@ -208,11 +228,11 @@ class FeatureExtractor(nn.Module):
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             moments = None
             if config.feat_extract_norm == "group" and not cumulative:
-                moments = self._moments_of(samples, lengths)
+                moments = self._moments(samples, lengths)
             return self._with_gradient(samples, total, moments, cumulative)
         moments = None
         if config.feat_extract_norm == "group" and not cumulative:
-            moments = self._moments_in_blocks(samples, lengths)
+            moments = self._moments(samples, lengths)
         carry = self.start(samples.shape[0], cumulative=cumulative, device=samples.device)
         blocks, done, position = [], 0, 0
         while done < total:
@@ -233,49 +253,23 @@ class FeatureExtractor(nn.Module):
             carry = self.start(samples.shape[0], cumulative=cumulative, device=samples.device)
             return self.run(samples[:, :need], carry, moments=moments)[0]
         x = samples[:, :need].unsqueeze(-1).to(self.layers[0].conv.weight.dtype)
-        for index, layer in enumerate(self.layers):
-
-            def one(x: Tensor, layer: ConvLayer = layer, use: bool = index == 0) -> Tensor:
-                return layer.finish(layer.convolve(x), moments if use else None)
-
-            x = checkpoint(one, x, use_reentrant=False)
+        for layer in self.layers:
+            x, _ = checkpoint(layer, x, moments, use_reentrant=False)
         return x
 
-    def _positions(self, lengths: Tensor) -> Tensor:
-        """Outputs of the first layer that lie within each row's valid samples, at least one."""
-        kernel, stride = self.config.conv_kernel[0], self.config.conv_stride[0]
-        return ((lengths - kernel) // stride + 1).clamp(min=1)
-
-    def _moments_of(self, samples: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the first layer's output, with gradient."""
-        x = self.layers[0].convolve(samples.unsqueeze(-1).to(self.layers[0].conv.weight.dtype))
-        if lengths is None or not self.config.masked_group_norm:
-            return x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
-        count = self._positions(lengths)[:, None, None]
-        inside = torch.arange(x.shape[1], device=x.device)[:, None] < count
-        x = x.masked_fill(~inside, 0)
-        mean = x.sum(1, keepdim=True) / count
-        return mean, (x - mean).square().masked_fill(~inside, 0).sum(1, keepdim=True) / count
-
-    def _moments_in_blocks(self, samples: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same without gradient, in blocks of samples: a first pass over the first layer alone."""
-        layer, config = self.layers[0], self.config
-        kernel, stride = config.conv_kernel[0], config.conv_stride[0]
-        positions = (samples.shape[1] - kernel) // stride + 1
-        count = torch.full((samples.shape[0],), positions, device=samples.device)
-        if lengths is not None and config.masked_group_norm:
-            count = self._positions(lengths)
+    def _moments(self, samples: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the first layer's output over whole utterances, with gradient where it is wanted."""
+        first = self.layers[0]
+        weight, bias, stride = first.conv.weight, first.conv.bias, first.stride
+        counts = None
+        if lengths is not None and self.config.masked_group_norm:
+            counts = ((lengths - weight.shape[2]) // stride + 1).clamp(min=1)
+        x = samples.unsqueeze(-1).to(weight.dtype)
         block = BLOCK_FRAMES * self.hops[1]
-        total = square = torch.zeros((), dtype=torch.float64, device=samples.device)
-        for start in range(0, positions, block):
-            stop = min(positions, start + block)
-            piece = samples[:, start * stride : (stop - 1) * stride + kernel]
-            x = layer.convolve(piece.unsqueeze(-1).to(layer.conv.weight.dtype)).double()
-            inside = torch.arange(start, stop, device=x.device)[:, None] < count[:, None, None]
-            x = x.masked_fill(~inside, 0)
-            total, square = total + x.sum(1, keepdim=True), square + x.square().sum(1, keepdim=True)
-        n = count[:, None, None]
-        mean = total / n
-        variance = (square / n - mean * mean).clamp(min=0)
-        dtype = layer.conv.weight.dtype
-        return mean.to(dtype), variance.to(dtype)
+        return _rounded(convolved_moments(x, weight, bias, stride, counts, block), weight.dtype)
+
+
+def _rounded(moments: tuple[Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """As `strided_convolution` takes them: float32, or float64 in a float64 model."""
+    kind = torch.promote_types(dtype, torch.float32)
+    return moments[0].to(kind), moments[1].to(kind)

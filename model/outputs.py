@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..kernels.ctc_greedy import Greedy
+
 
 @dataclass
 class BaseOutput:
@@ -56,3 +58,5 @@ class StepOutput:
     """For each row, the valid frames: own ones, then right context."""
     logits: Tensor | None = None
     """`[slots, frames, vocab]`, float32, of a model with a CTC head."""
+    greedy: Greedy | None = None
+    """What a greedy decoder reads, `[slots, frames]`, where it was asked for in place of logits."""

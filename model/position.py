@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels.position_convolution import position_convolution
+from ..kernels.strided_convolution import channels_last
 from .activations import activation
 from .config import WavLMConfig
 
@@ -33,12 +35,13 @@ class ConvolutionalPosition(nn.Module):
         self.before = kernel // 2
         self.behind = kernel - 1 - kernel // 2
         self.groups = config.num_conv_pos_embedding_groups
+        self.gelu = config.feat_extract_activation == "gelu"
         self.activation = activation(config.feat_extract_activation)
         self._folded: tuple[tuple[object, ...], Tensor] | None = None
 
     def weight(self) -> Tensor:
         """The weight with its norm multiplied in; kept between calls as long as no gradient is needed."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return cast(Tensor, self.conv.weight)
         parts = cast(Any, self.conv).parametrizations["weight"]
         g, v = parts.original0, parts.original1
@@ -47,18 +50,35 @@ class ConvolutionalPosition(nn.Module):
         key = (g.data_ptr(), v.data_ptr(), g._version, v._version, v.dtype, v.device)
         if self._folded is None or self._folded[0] != key:
             with torch.inference_mode(False), torch.no_grad():  # usable in and outside of inference mode
-                self._folded = (key, cast(Tensor, self.conv.weight))
+                folded = cast(Tensor, self.conv.weight)
+                self._folded = (key, channels_last(folded) if folded.is_cuda else folded)  # as the kernel reads it
         return self._folded[1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The position of every frame of `[batch, frames, hidden]`, zeros beyond both ends."""
-        window = F.pad(x, (0, 0, self.before, self.behind))
-        return self.windowed(window)
+    def forward(
+        self,
+        x: Tensor,
+        kept: Tensor | None = None,
+        slots: Tensor | None = None,
+        known: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> Tensor:
+        """The position of every frame of `[rows, frames, hidden]`, zeros beyond both ends.
 
-    def windowed(self, window: Tensor) -> Tensor:
-        """`[rows, before + frames + behind, hidden]` -> `[rows, frames, hidden]`."""
-        out = F.conv1d(window.transpose(1, 2), self.weight(), cast(Tensor, self.conv.bias), groups=self.groups)
-        return self.activation(out.transpose(1, 2))
+        In a stream, `kept` frames stand before those of `x`; arguments and shapes of `kernels.position_convolution`.
+        """
+        bias = cast(Tensor, self.conv.bias)
+        out = position_convolution(
+            x,
+            self.weight(),
+            bias,
+            groups=self.groups,
+            gelu=self.gelu,
+            kept=kept,
+            slots=slots,
+            known=known,
+            counts=counts,
+        )
+        return out if self.gelu else self.activation(out)
 
     def chunked(self, x: Tensor, left: int, chunk: int, right: int) -> Tensor:
         """The positions of all chunks of a streaming context in one pass.
@@ -75,5 +95,5 @@ class ConvolutionalPosition(nn.Module):
         seen = min(self.before, left)
         padded = F.pad(x, (0, 0, seen, 0))
         windows = padded.unfold(1, seen + chunk + right, chunk).transpose(2, 3)  # [B, chunks, seen + C + R, H]
-        windows = F.pad(windows, (0, 0, self.before - seen, self.behind))
-        return self.windowed(windows.flatten(0, 1)).unflatten(0, (batch, chunks))
+        windows = windows.flatten(0, 1)
+        return self(windows[:, seen:], windows[:, :seen]).unflatten(0, (batch, chunks))

@@ -131,9 +131,10 @@ class StreamingMixin:
             carry = self.feature_extractor.start(len(slot), cumulative=True, device=device)
         else:
             carry = FrontEndCarry(
-                [tail[on_device] for tail in states.tails],
+                states.tails,
                 None if states.norm is None else states.norm[on_device],
                 None if states.wave is None else states.wave[on_device],
+                on_device,
             )
         ragged = bool((frames != most).any())
         packed = F.pad(packed, (0, max(0, need - packed.shape[1])))[:, :need]
@@ -211,15 +212,11 @@ class StreamingMixin:
 
     def _step_position(self: WavLMModel, states: StreamStates, slot: Tensor, x: Tensor) -> Tensor:  # type: ignore[misc]
         """The convolutional position of new frames `[rows, width, hidden]` behind the kept ones."""
-        convolution = self.encoder.pos_conv_embed
-        kept = states.position[slot.to(states.device)]  # [rows, P, hidden]
-        held = states.position_frames
-        age = torch.arange(held, 0, -1)  # 1 for the newest
-        known = age <= states.committed_frames[slot][:, None]
-        if not bool(known.all()):
-            kept = kept.masked_fill(~known.to(states.device)[..., None], 0)
-        window = torch.cat([kept.to(x.dtype), x], 1)
-        return convolution.windowed(F.pad(window, (0, 0, convolution.before - held, convolution.behind)))
+        known = None
+        if bool((states.committed_frames[slot] < states.position_frames).any()):
+            known = states.committed_frames[slot].to(states.device)
+        kept = states.position if states.position.dtype == x.dtype else states.position.to(x.dtype)
+        return self.encoder.pos_conv_embed(x, kept, slot.to(states.device), known)
 
     def _commit(self: WavLMModel, states: StreamStates, slot: Tensor, x: Tensor, own: Tensor) -> None:  # type: ignore[misc]
         """Take the own frames out of the waiting ones and keep the last of them for the position."""
