@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from ..errors import ConfigurationError, WavLMLiveError
 from .cache import SoundCache, build_cache, usable
+from .hub_datasets import PREFIX, import_dataset
 from .letters import TOKENS
 from .manifest import SoundFinder, SoundLocation, Utterance, read_manifest
 from .model_card import write_card
@@ -39,9 +41,16 @@ def load_data(
 ) -> tuple[dict[str, list[Utterance]], SoundCache, list[str]]:
     """Utterances by split, their decoded sound, and the keys of the noises (`<noise>.tar` by a manifest).
 
-    Several manifests make one set; a recording is known by its name, so they may not name two alike.
+    Several manifests make one set; a recording is known by its name, so they may not name two alike. "hf:NAME" is
+    a dataset of the Hugging Face hub or a folder of parquet files.
     """
-    manifests = [manifest] if isinstance(manifest, (str, Path)) else manifest
+    named = [manifest] if isinstance(manifest, (str, Path)) else manifest
+    manifests = [
+        import_dataset(str(m), Path(cache_folder) / f"dataset-{re.sub(r'[^A-Za-z0-9]+', '-', str(m)[3:])}")
+        if str(m).startswith(PREFIX)
+        else m
+        for m in named
+    ]
     read = [
         read_manifest(path, splits=splits, corpora=corpora, characters_per_s=characters_per_s or {})
         for path in manifests
@@ -174,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True)
 
     ctc = commands.add_parser("ctc", help="train a CTC model")
-    ctc.add_argument("--manifest", required=True, nargs="+", help="one or several tables of recordings")
+    ctc.add_argument("--manifest", required=True, nargs="+", help="tables of recordings, hf:NAME of the hub")
     ctc.add_argument(
         "--start", help="start from these weights: a run's checkpoint, or a folder or name for from_pretrained"
     )
