@@ -15,10 +15,11 @@ import numpy as np
 
 from .alphabet import Alphabet
 from .confidence import Calibration
-from .events import Word
+from .events import Candidate, Choice, Word
 from .fusion import Fusion
+from .greedy import letters_of as as_events
 from .hotwords import Hotwords
-from .hypotheses import Hypothesis, Path, Slot, Span, remembered, shares_of, slots_of, spans_of
+from .hypotheses import Hypothesis, Path, Slot, Span, letters_of, remembered, shares_of, slots_of, spans_of
 from .prefix_search import BeamRules, PrefixSearch
 from .stability import StabilityRule
 
@@ -26,6 +27,10 @@ CHECK_FRAMES = 4
 """Frames from one look for stable words to the next."""
 PAUSE_FRAMES = 10
 """After so many silent frames the last word is scored as complete."""
+ALTERNATIVES, CANDIDATES = 4, 5
+"""With details: other readings of a word, and texts of a segment, at most."""
+LEAST_SHARE = 0.001
+"""With details: readings of a word with a smaller share of the beam are left out."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class BeamDecoder:
         fusion: language model and hotwords; None for neither.
         stability: when words are stable.
         calibration: of confidences, which else are shares of the beam.
+        details: words carry their letters and what else they may be.
     """
 
     def __init__(
@@ -64,12 +70,14 @@ class BeamDecoder:
         fusion: Fusion | None = None,
         stability: StabilityRule | None = None,
         calibration: Calibration | None = None,
+        details: bool = False,
     ) -> None:
         self.alphabet = alphabet
         self.hop_samples = hop_samples
         self.rules = rules or BeamRules()
         self.stability = stability or StabilityRule()
         self.calibration = calibration or Calibration()
+        self.details = details
         self._search = PrefixSearch(alphabet, self.rules, fusion or Fusion())
         self._skip = math.log(self.rules.blank_skip)
         self._frame = 0
@@ -192,6 +200,13 @@ class BeamDecoder:
             found.append(Alternative(text, words, math.log(weight) + scale, acoustic + scale))
         return found
 
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """With details the n-best list as an event carries it, else nothing."""
+        if not self.details:
+            return ()
+        return tuple(Candidate(a.text, a.score, a.acoustic) for a in self.nbest(CANDIDATES))
+
     def alternatives(self) -> tuple[tuple[tuple[str, float], ...], ...]:
         """For each of `words`, what may have been said in its place: text and share, the likeliest first.
 
@@ -229,11 +244,17 @@ class BeamDecoder:
         return (*self._stable, *self._as_words(spans, self._slots(spans)))
 
     def _as_words(self, spans: Sequence[Span], slots: Sequence[Slot]) -> list[Word]:
+        return [self._as_word(span, slot) for span, slot in zip(spans, slots, strict=True)]
+
+    def _as_word(self, span: Span, slot: Slot) -> Word:
         hop = self.hop_samples
-        return [
-            Word(span.text, span.first_frame * hop, span.end_frame * hop, self.calibration(slot.get(span.text, 0.0)))
-            for span, slot in zip(spans, slots, strict=True)
-        ]
+        start, end = span.first_frame * hop, span.end_frame * hop
+        confidence = self.calibration(slot.get(span.text, 0.0))
+        if not self.details:
+            return Word(span.text, start, end, confidence)
+        others = sorted(((text, share) for text, share in slot.items() if text != span.text), key=lambda o: -o[1])
+        choices = tuple(Choice(text, share) for text, share in others[:ALTERNATIVES] if share >= LEAST_SHARE)
+        return Word(span.text, start, end, confidence, as_events(letters_of(span), hop), choices)
 
     def _slots(self, spans: Sequence[Span], *, settled: bool = False) -> list[Slot]:
         """What the beam says, and what it said, in the places of these words; see `slots_of`."""

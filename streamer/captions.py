@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from .events import SAMPLE_RATE, Final, Word
 
 LINE_CHARACTERS = 42
@@ -37,10 +39,15 @@ def clean_text(text: str) -> str:
 
 def clean_final(final: Final) -> Final:
     """The same segment with `clean_text` applied to its text and words; words that were nothing else vanish."""
-    words = tuple(
-        Word(text, w.start_samples, w.end_samples, w.confidence) for w in final.words if (text := clean_text(w.text))
-    )
-    return Final(clean_text(final.text), words, final.start_samples, final.end_samples, final.reason)
+    words = tuple(_clean_word(word, text) for word in final.words if (text := clean_text(word.text)))
+    candidates = tuple(replace(c, text=clean_text(c.text)) for c in final.candidates)
+    return replace(final, text=clean_text(final.text), words=words, candidates=candidates)
+
+
+def _clean_word(word: Word, text: str) -> Word:
+    letters = tuple(replace(letter, text=clean_text(letter.text)) for letter in word.letters)
+    alternatives = tuple(replace(choice, text=clean_text(choice.text)) for choice in word.alternatives)
+    return replace(word, text=text, letters=letters, alternatives=alternatives)
 
 
 def cues_of(final: Final) -> list[Cue]:

@@ -172,6 +172,7 @@ def transcribe(
     unknown_penalty: options.UnknownPenalty = None,
     hotword: options.Hotword = None,
     stability: options.Stability = 0.5,
+    details: options.Details = False,
     threads: options.Threads = None,
     plain: options.Plain = False,
     no_progress: options.NoProgress = False,
@@ -187,7 +188,7 @@ def transcribe(
 
     terminal = _terminal(plain, quiet, verbose)
     hop_ms = partial_hop_ms if realtime else 0  # nobody watches the partials of a recording at full speed
-    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability)
+    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
     listening = Listening(
         decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, hop_ms
     )
@@ -218,6 +219,7 @@ def listen(
     unknown_penalty: options.UnknownPenalty = None,
     hotword: options.Hotword = None,
     stability: options.Stability = 0.5,
+    details: options.Details = False,
     threads: options.Threads = None,
     plain: options.Plain = False,
     no_progress: options.NoProgress = False,
@@ -229,7 +231,7 @@ def listen(
     from .listen import listen as run
 
     terminal = _terminal(plain, quiet, verbose)
-    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability)
+    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
     hop_ms = partial_hop_ms
     listening = Listening(
         decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, hop_ms

@@ -13,7 +13,7 @@ from .alphabet import Alphabet
 from .beam import BeamDecoder
 from .confidence import Calibration
 from .decoding_defaults import GENERAL, RANGES, DecodingDefaults
-from .events import Word
+from .events import Candidate, Word
 from .fusion import Fusion, Weights
 from .greedy import GreedyDecoder
 from .hotwords import Hotwords
@@ -38,6 +38,8 @@ class Decoder(Protocol):
     def words(self) -> tuple[Word, ...]: ...
     @property
     def contested_samples(self) -> int: ...
+    @property
+    def candidates(self) -> tuple[Candidate, ...]: ...
     def accept(self, logprobs: np.ndarray) -> None: ...
     def peek(self, logprobs: np.ndarray) -> tuple[Word, ...]: ...
     def fork(self) -> Decoder: ...
@@ -79,6 +81,8 @@ class DecodingSettings:
     """Phrases, each with its boost: a natural-log bonus for every letter."""
     stability: float = 0.5
     """From 0, words are called stable at once and may be wrong, to 1, when nothing speaks against them any more."""
+    details: bool = False
+    """Words carry their letters with times and, from a beam, what else they may be; finals carry the best texts."""
     confidence_temperature: float | None = None
     """Above 1, the rivals in a beam count for more in confidences."""
     confidence_scale: float | None = None
@@ -101,8 +105,9 @@ class DecodingSettings:
             self._refuse("blank_skip", "a number above 0")
         if not (self.lm_path is None or (isinstance(self.lm_path, str) and self.lm_path)):
             self._refuse("lm_path", "the path of a file, or None")
-        if type(self.carry_context) is not bool:
-            self._refuse("carry_context", "True or False")
+        for name in ("carry_context", "details"):
+            if type(getattr(self, name)) is not bool:
+                self._refuse(name, "True or False")
         self._check_hotwords()
         if self.method == "greedy":
             for name in ("lm_path", "hotwords"):
@@ -162,7 +167,7 @@ def make_decoder(
     numbers = {name: getattr(settings, name) for name in GENERAL}
     calibration = Calibration(numbers["confidence_scale"], numbers["confidence_shift"])
     if settings.method == "greedy":
-        return GreedyDecoder(alphabet, hop_samples, calibration)
+        return GreedyDecoder(alphabet, hop_samples, calibration, settings.details)
     if language_model is None and settings.lm_path is not None:
         language_model = load_language_model(settings.lm_path)
     fusion = Fusion(
@@ -178,7 +183,9 @@ def make_decoder(
         numbers["confidence_temperature"],
         settings.carry_context,
     )
-    return BeamDecoder(alphabet, hop_samples, rules, fusion, StabilityRule.of(settings.stability), calibration)
+    return BeamDecoder(
+        alphabet, hop_samples, rules, fusion, StabilityRule.of(settings.stability), calibration, settings.details
+    )
 
 
 def hotwords_for(alphabet: Alphabet, phrases: tuple[tuple[str, float], ...]) -> Hotwords:

@@ -26,7 +26,36 @@ class _Event(msgspec.Struct, frozen=True, tag=_tag, tag_field="type"):
     """Base of all events: the `type` of `SpeechStarted` is `speech_started`, and so on."""
 
 
-class Word(msgspec.Struct, frozen=True):
+class Letter(msgspec.Struct, frozen=True):
+    """One output of the model in a word: a letter, or a piece of several."""
+
+    text: str
+    start_samples: int
+    """First sample of its first frame."""
+    end_samples: int
+    """One past the last sample of its last frame."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What may have been said in the place of a word."""
+
+    text: str
+    """One or more words; empty: nothing was said there."""
+    share: float
+    """Of the beam's probability, 0 to 1, not calibrated."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One text of an n-best list."""
+
+    text: str
+    score: float
+    """What it is ranked by: natural logarithm of its probability, with what language model and hotwords add."""
+    acoustic: float
+    """Natural logarithm of its probability given the sound alone."""
+
+
+class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     """One word of a partial or final result."""
 
     text: str
@@ -35,7 +64,12 @@ class Word(msgspec.Struct, frozen=True):
     end_samples: int
     """One past the last sample of the last frame of the word's last character."""
     confidence: float
-    """How sure the model is of the characters, 0 to 1: the geometric mean of their posteriors."""
+    """How likely the word is right, 0 to 1: for a model with a calibration of its own (`decoding.json`) the share of
+    such words that are; else the geometric mean of the letters' posteriors (greedy) or the share of the beam."""
+    letters: tuple[Letter, ...] = ()
+    """Where the letters were heard, if the session was asked for details."""
+    alternatives: tuple[Choice, ...] = ()
+    """What else may have been said here, the likeliest first, if the session was asked for details; from a beam."""
 
 
 class Ready(_Event, frozen=True):
@@ -81,7 +115,7 @@ class Partial(_Event, frozen=True):
         return " ".join(part for part in (self.stable, self.unstable) if part)
 
 
-class Final(_Event, frozen=True):
+class Final(_Event, frozen=True, omit_defaults=True):
     """A finished segment. Finals never overlap; what lies between them was silence."""
 
     text: str
@@ -91,6 +125,8 @@ class Final(_Event, frozen=True):
     end_samples: int
     """One past the last sample that the segment covers."""
     reason: EndReason
+    candidates: tuple[Candidate, ...] = ()
+    """The best texts, this one first, if the session was asked for details; from a beam."""
 
 
 class Activity(_Event, frozen=True):

@@ -8,13 +8,14 @@ are cut into calls. A later decoder with the same methods can take this one's pl
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .alphabet import Alphabet
 from .confidence import Calibration
-from .events import Word
+from .events import Candidate, Letter, Word
 
 
 @dataclass
@@ -24,6 +25,7 @@ class _Reading:
     frame: int = 0  # index of the next frame in the stream
     previous: int = -1  # output of the frame before
     letters: list[str] = field(default_factory=list)  # of the open word
+    spans: list[tuple[int, int]] = field(default_factory=list)  # first frame and one past the last, of each letter
     first_frame: int = 0  # of the open word
     end_frame: int = 0  # one past the last frame of its last letter
     score: float = 0.0  # sum of the best log-posteriors of its letters, but for the last one
@@ -40,12 +42,16 @@ class GreedyDecoder:
         alphabet: what the outputs stand for.
         hop_samples: samples from one frame to the next; frame t covers `[t * hop, (t + 1) * hop)`.
         calibration: of confidences, which else are the geometric mean of the letters' probabilities.
+        details: words carry their letters.
     """
 
-    def __init__(self, alphabet: Alphabet, hop_samples: int = 320, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self, alphabet: Alphabet, hop_samples: int = 320, calibration: Calibration | None = None, details: bool = False
+    ) -> None:
         self.alphabet = alphabet
         self.hop_samples = hop_samples
         self.calibration = calibration or Calibration()
+        self.details = details
         self._reading = _Reading()
         self._complete: list[Word] = []
 
@@ -69,6 +75,11 @@ class GreedyDecoder:
     def contested_samples(self) -> int:
         """First sample on which readings other than `words` may differ; there are none before the next frame."""
         return self._reading.frame * self.hop_samples
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The n-best list: there is none."""
+        return ()
 
     def accept(self, logprobs: np.ndarray) -> None:
         """Read committed frames.
@@ -100,8 +111,8 @@ class GreedyDecoder:
 
     def fork(self) -> GreedyDecoder:
         """A decoder of its own that stands where this one stands."""
-        fork = GreedyDecoder(self.alphabet, self.hop_samples, self.calibration)
-        fork._reading = replace(self._reading, letters=list(self._reading.letters))
+        fork = GreedyDecoder(self.alphabet, self.hop_samples, self.calibration, self.details)
+        fork._reading = replace(self._reading, letters=list(self._reading.letters), spans=list(self._reading.spans))
         fork._complete = list(self._complete)
         return fork
 
@@ -116,7 +127,7 @@ class GreedyDecoder:
         The last output is kept, so that a letter which sounds on over the border is not written again.
         """
         self._complete = []
-        self._reading.letters = []
+        self._reading.letters, self._reading.spans = [], []
 
     def _read(self, index: int, score: float) -> None:
         """Advance by one frame with this best output and its log-posterior."""
@@ -129,16 +140,18 @@ class GreedyDecoder:
             word = self._open_word()
             if word:
                 self._complete.append(word)
-            reading.letters = []
+            reading.letters, reading.spans = [], []
         elif label:
             if not repeated:
                 if not reading.letters:
                     reading.first_frame, reading.score, reading.best = frame, 0.0, 0.0
                 reading.letters.append(label)
+                reading.spans.append((frame, frame + 1))
                 reading.score += reading.best
                 reading.best = score
             elif reading.letters:  # else: a letter of the segment before sounds on
                 reading.best = max(reading.best, score)
+                reading.spans[-1] = reading.spans[-1][0], frame + 1
             reading.end_frame = frame + 1
 
     def _open_word(self) -> Word | None:
@@ -152,4 +165,12 @@ class GreedyDecoder:
             start_samples=reading.first_frame * self.hop_samples,
             end_samples=reading.end_frame * self.hop_samples,
             confidence=self.calibration(math.exp(mean)),
+            letters=letters_of(zip(reading.letters, reading.spans, strict=True), self.hop_samples)
+            if self.details
+            else (),
         )
+
+
+def letters_of(letters: Iterable[tuple[str, tuple[int, int]]], hop_samples: int) -> tuple[Letter, ...]:
+    """Letters with their first frame and one past their last one, as an event carries them."""
+    return tuple(Letter(text, first * hop_samples, end * hop_samples) for text, (first, end) in letters)

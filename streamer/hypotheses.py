@@ -14,20 +14,33 @@ from typing import Any, NamedTuple
 from .fusion import Context
 
 
+class Letters(NamedTuple):
+    """The letters of a word as a chain from the last to the first, which hypotheses share."""
+
+    text: str
+    """Of the last letter."""
+    first_frame: int
+    end_before: int
+    """One past the last frame of the letter before it."""
+    before: Letters | None
+
+
 class Span(NamedTuple):
     """A word on a path."""
 
     text: str
     first_frame: int
     end_frame: int
+    letters: Letters | None = None
     open: bool = False
     """The word may go on."""
 
 
 Words = tuple[Span, Any]
 """Complete words as a chain from the last to the first, which hypotheses share: a word, and what is before it."""
-Path = tuple[tuple[int, int] | None, Words | None]
-"""First frame and one past the last frame of the open word, and the complete words, of one way to say a text."""
+Path = tuple[tuple[int, int, Letters] | None, Words | None]
+"""First frame, one past the last frame and letters of the open word, and the complete words, of one way to say a
+text."""
 
 
 class Hypothesis:
@@ -95,6 +108,17 @@ def spans_of(word: str, path: Path, closed: int) -> list[Span]:
         span, words = words
         spans.append(span)
     return spans[::-1]
+
+
+def letters_of(span: Span) -> list[tuple[str, tuple[int, int]]]:
+    """The letters of a word in order, each with its first frame and one past its last one."""
+    found = []
+    letters, end = span.letters, span.end_frame
+    while letters is not None:
+        first = min(letters.first_frame, end - 1)  # the end of a stable word may have been cut
+        found.append((letters.text, (first, end)))
+        letters, end = letters.before, min(letters.end_before, first)
+    return found[::-1]
 
 
 def shares_of(weights: Sequence[float], temperature: float) -> list[float]:

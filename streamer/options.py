@@ -204,6 +204,14 @@ Stability = Annotated[
         help="With a beam: from 0, words are stable at once, to 1, when nothing speaks against them any more.",
     ),
 ]
+Details = Annotated[
+    bool,
+    _option(
+        "--details",
+        panel=_DECODING,
+        help="In json and jsonl: times of letters; with a beam what else a word may be, and the best texts.",
+    ),
+]
 Output = Annotated[
     Path | None,
     _option(
@@ -261,6 +269,7 @@ class Decoding:
     unknown_penalty: float | None = None
     hotwords: tuple[str, ...] = ()
     stability: float = 0.5
+    details: bool = False
 
     def settings(self) -> DecodingSettings:
         """The same for a session.
@@ -277,7 +286,7 @@ class Decoding:
         hotwords = tuple(parse_hotword(text) for text in self.hotwords)
         beam = self.beam if self.beam is not None else 16 * bool(self.lm or hotwords)
         if not beam:
-            return DecodingSettings()
+            return DecodingSettings(details=self.details)
         return DecodingSettings(
             method="beam",
             beam_width=beam,
@@ -287,6 +296,7 @@ class Decoding:
             unknown_penalty=self.unknown_penalty,
             hotwords=hotwords,
             stability=self.stability,
+            details=self.details,
         )
 
 

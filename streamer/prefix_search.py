@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from .alphabet import Alphabet
 from .fusion import Context, Fusion
 from .hotwords import BORDER
-from .hypotheses import Hypothesis, Path, Span
+from .hypotheses import Hypothesis, Letters, Path, Span
 
 _FIRST_SYMBOL = 0x100000  # a private plane of Unicode
 _SMALL, _LARGE = 1e-60, 1e60
@@ -202,7 +202,7 @@ class PrefixSearch:
                 h, stay = beam[at], stays[at]
                 again = h.letter_path  # a letter that sounds on ends later
                 if again[0] is not None:
-                    again = (again[0][0], frame + 1), again[1]
+                    again = (again[0][0], frame + 1, again[0][2]), again[1]
                 h.blank_path, h.letter_path = moved.get((at, 0)) or h.path, moved.get((at, 1)) or again
                 h.blank, h.letter, h.blank_best, h.letter_best = stay
         self.beam = [children[at] if at >= len(beam) else beam[at] for at in kept]
@@ -216,7 +216,10 @@ class PrefixSearch:
         frames, words = h.blank_path if token == h.last else h.path
         if token == self.alphabet.delimiter_id:
             return (None, (Span(h.word, *frames), words)) if frames else (None, words)
-        return (frames[0] if frames else frame, frame + 1), words
+        label = self.alphabet.labels[token]
+        if frames is None:
+            return (frame, frame + 1, Letters(label, frame, frame, None)), words
+        return (frames[0], frame + 1, Letters(label, frame, frames[1], frames[2])), words
 
     def _child(
         self, h: Hypothesis, token: int, weight: float, path_weight: float, context: Context | None, frame: int

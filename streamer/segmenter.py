@@ -214,7 +214,10 @@ class Segmenter:
         if not words:
             return []  # a partial that is still shown is taken back by the next call of `partial`
         self._shown = ("", "")
-        return [Final(_text(words), words, words[0].start_samples, words[-1].end_samples, reason)]
+        text, candidates = _text(words), self.decoder.candidates
+        if candidates and candidates[0].text != text:
+            candidates = ()  # a flush gave out a part of them, or the text is of frames that are not committed
+        return [Final(text, words, words[0].start_samples, words[-1].end_samples, reason, candidates)]
 
     def _begin(self) -> None:
         """A new segment starts behind the accepted frames."""
@@ -280,7 +283,10 @@ class Segmenter:
         if word.end_samples <= said.end_samples or word.text == said.text or not word.text.startswith(said.text):
             return None
         rest = word.text[len(said.text) :]
-        return msgspec.structs.replace(word, text=rest, start_samples=said.end_samples)
+        letters = tuple(letter for letter in word.letters if letter.start_samples >= said.end_samples)
+        return msgspec.structs.replace(
+            word, text=rest, start_samples=said.end_samples, letters=letters, alternatives=()
+        )
 
     def _activity_of(self, probabilities: np.ndarray) -> list[Event]:
         start = self.decoder.frames * self.hop_samples

@@ -17,7 +17,7 @@ from wavlm_live.streamer.alphabet import Alphabet
 from wavlm_live.streamer.beam import BeamDecoder
 from wavlm_live.streamer.build_language_model import build, choose_vocabulary
 from wavlm_live.streamer.decoding import DecodingSettings, hotwords_for, make_decoder
-from wavlm_live.streamer.endpointing import EndpointRules, SpeechRules
+from wavlm_live.streamer.endpointing import EndpointRules
 from wavlm_live.streamer.events import Final, Partial
 from wavlm_live.streamer.greedy import GreedyDecoder
 from wavlm_live.streamer.language_model import load_language_model
@@ -25,7 +25,9 @@ from wavlm_live.streamer.ngrams import NgramModel
 from wavlm_live.streamer.recogniser import Recogniser
 from wavlm_live.streamer.segmenter import Segmenter
 from wavlm_live.streamer.session import Session, SessionSettings
+from wavlm_live.streamer.voice_activity import SpeechRules
 
+SPEECH = SpeechRules("model", min_speech_ms=0, min_silence_ms=100, padding_ms=0)
 ALPHABET = Alphabet(("", "", *"abcdefghijklmnopqrstuvwxyz'"), blank_id=0, delimiter_id=1)
 TEXT = [line.split() for line in ["the cat sat", "the cat ran", "a cat sat", "the hat", "he sat", "a hat a cat"]]
 
@@ -72,6 +74,7 @@ BAD = {
     "carry_context": [1, None],
     "hotwords": [["a"], ("a",), (("a", 0.0),), (("", 1.0),), (("a", "1"),), (("a", 1.0, 2.0),), ((1, 1.0),)],
     "stability": [-0.1, 1.1, None],
+    "details": [1, None],
     "confidence_temperature": [0, -1],
     "confidence_scale": [0, -1, "1"],
     "confidence_shift": [-21, math.nan],
@@ -102,7 +105,9 @@ def test_the_decoder_of_each_method() -> None:
 
 
 def test_settings_reach_the_search(model: NgramModel) -> None:
-    given_settings = DecodingSettings("beam", 7, 5.0, 6.0, 0.9, None, 0.3, 2.0, 4.0, True, (("ann", 1.0),), 0.5, 2.0)
+    given_settings = DecodingSettings(
+        "beam", 7, 5.0, 6.0, 0.9, None, 0.3, 2.0, 4.0, True, (("ann", 1.0),), 0.5, False, 2.0
+    )
     decoder = make_decoder(ALPHABET, given_settings, language_model=model)
     assert isinstance(decoder, BeamDecoder)
     rules, weights = decoder.rules, decoder._search.fusion.weights
@@ -194,7 +199,11 @@ def test_in_a_segmenter_stable_text_only_grows_and_finals_begin_with_it(
     setting = DecodingSettings(method="beam", stability=stability, beam_width=8)
 
     def new() -> Segmenter:
-        return Segmenter(make_decoder(ALPHABET, setting), rules, SpeechRules(pause_ms=100))
+        return Segmenter(
+            make_decoder(ALPHABET, setting),
+            rules,
+            SPEECH,
+        )
 
     segmenter, at, stable, decided, ends = new(), 0, "", 0, [0]
     finals: list[Final] = []
@@ -227,7 +236,7 @@ def test_what_a_rival_may_still_say_is_not_decided() -> None:
     """The best text is empty, but another one holds a word, and wins once it is a hotword."""
     decoder = make_decoder(ALPHABET, DecodingSettings(method="beam"))
     assert isinstance(decoder, BeamDecoder)
-    segmenter = Segmenter(decoder, EndpointRules(), SpeechRules())
+    segmenter = Segmenter(decoder, EndpointRules(), SpeechRules("model"))
     rows = np.full((12, len(ALPHABET)), 1e-6)
     rows[:, 0] = 1
     rows[3, [0, 2]] = 0.6, 0.4
@@ -245,7 +254,7 @@ def test_a_flush_in_a_segmenter_repeats_nothing(stability: float) -> None:
     text = "the cat sat on a hat"
     logprobs = frames(text, silence=30)
     for at in range(0, len(logprobs), 3):
-        segmenter = Segmenter(make_decoder(ALPHABET, setting), EndpointRules(), SpeechRules())
+        segmenter = Segmenter(make_decoder(ALPHABET, setting), EndpointRules(), SpeechRules("model"))
         events = segmenter.accept(logprobs[:at])
         events += segmenter.flush(logprobs[at : at + 7])
         events += segmenter.accept(logprobs[at:])
