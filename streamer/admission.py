@@ -52,6 +52,9 @@ class BatcherRules:
     """Sound that one stream may have waiting."""
     idle_slots: int = 1
     """Slots that there is memory for at first, for each context; more come by doubling."""
+    calibrate: bool = True
+    """Measure steps of growing batches when the batcher starts; else costs are learnt from the streams alone, and
+    until then nobody is refused for them."""
 
     def __post_init__(self) -> None:
         for name in ("most_sessions", "largest_batch", "idle_slots"):
@@ -69,7 +72,7 @@ class BatcherRules:
         raise ConfigurationError(f"BatcherRules.{name} is {getattr(self, name)!r}, expected {expected}")
 
 
-ALONE = BatcherRules(most_sessions=1, largest_batch=1, most_load=10.0, late_s=3600.0, queue_s=86_400.0)
+ALONE = BatcherRules(most_sessions=1, largest_batch=1, most_load=10.0, late_s=3600.0, queue_s=86_400.0, calibrate=False)
 """For one microphone or file: nobody else is waiting, so nothing is refused or ended."""
 
 

@@ -15,7 +15,7 @@ from ..model.errors import ConfigurationError, StreamError
 from .admission import QueueFull
 from .decoding import hotwords_for
 from .events import SAMPLE_RATE, Event, Problem
-from .session import Session, check_sound
+from .session import Session, SessionSettings, check_sound
 from .stream_slots import SlotEncoder
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ TakeEnd = Callable[["BatchedStream"], None]
 class Order:
     """What a caller asked of the stream; orders are followed one after the other."""
 
-    kind: Literal["sound", "flush", "mark", "hotwords", "finish", "save"]
+    kind: Literal["sound", "flush", "mark", "hotwords", "change", "finish", "save"]
     samples: np.ndarray | None = None
     due_s: float = 0.0
     """When the last sample is there, at the pace of speech: a client that sends a file at once is not in a hurry."""
     id: str = ""
     hotwords: tuple[tuple[str, float], ...] = ()
+    settings: SessionSettings | None = None
     saved: Future[SavedStream] | None = None
 
 
@@ -71,7 +72,7 @@ class BatchedStream:
         self._batcher = batcher
         self._ended = threading.Event()
         self._accepted = session.samples_taken  # samples fed, the waiting ones too
-        self._decided = session.decided_samples
+        self._decided, self._settled = session.decided_samples, session.settled_samples
         self._finishing = False
         self._aborted = False
         # what follows belongs to the batcher: the orders under its lock, the rest to its thread
@@ -107,6 +108,11 @@ class BatchedStream:
         """Every sample before this one lies in a `Final` that was given out, or is silence. A client that loses the
         stream need not send them again."""
         return self._decided
+
+    @property
+    def settled_samples(self) -> int:
+        """The last place where a segment ended of which nothing is left, see `Session.settled_samples`."""
+        return self._settled
 
     @property
     def ended(self) -> bool:
@@ -185,6 +191,16 @@ class BatchedStream:
         hotwords_for(self._batcher.recogniser.alphabet, replace(decoding, hotwords=hotwords).hotwords)
         self._order(Order("hotwords", hotwords=hotwords))
 
+    def change(self, settings: SessionSettings) -> None:
+        """Listen differently from the next sample on, see `Session.change`.
+
+        Raises:
+            ConfigurationError: what cannot change within a stream; nothing has changed.
+            StreamError: the stream was finished, or has ended.
+        """
+        self.session.check_change(settings)
+        self._order(Order("change", settings=settings))
+
     def finish(self) -> None:
         """No more sound comes: everything fed is computed, to the last word; then the stream ends. Once is enough."""
         with self._batcher.lock:
@@ -227,7 +243,7 @@ class BatchedStream:
 
     def note_decided(self) -> None:
         """Take over where the session stands."""
-        self._decided = self.session.decided_samples
+        self._decided, self._settled = self.session.decided_samples, self.session.settled_samples
 
     def close(self, problem: Problem | None) -> None:
         """The stream is over; with a problem, the batcher ended it. Under the batcher's lock."""

@@ -27,6 +27,7 @@ from .batched_stream import BatchedStream, Order, TakeEnd, TakeEvents
 from .batcher_group import Group
 from .batcher_statistics import BatcherStatistics
 from .batcher_work import BatcherWork
+from .calibration import calibrate
 from .events import SAMPLE_RATE, Problem
 from .recogniser import Recogniser
 from .saved_stream import SavedStream
@@ -78,12 +79,21 @@ class Batcher(BatcherWork):
         Raises:
             StreamError: the batcher was closed.
         """
+        if self.rules.calibrate and self._thread is None:
+            self.calibrate()
         with self.lock:
             if self._closing:
                 raise StreamError("this batcher was closed; make a new one")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="wavlm-live batcher", daemon=True)
                 self._thread.start()
+
+    def calibrate(self) -> None:
+        """Measure what steps cost, so that the first streams are admitted by measured cost too. Before `start`, which
+        does it where it was not done."""
+        for group in list(self.groups.values()):
+            if not group.cost.known and self._thread is None:
+                calibrate(self.recogniser.model, group.context, group.cost, self.rules.largest_batch, self.clock)
 
     def close(self, message: str = "the server is closing") -> None:
         """End every stream with a `Problem` that says why, and the thread. Once is enough.
@@ -111,6 +121,7 @@ class Batcher(BatcherWork):
         *,
         on_end: TakeEnd | None = None,
         saved: SavedStream | None = None,
+        deaf_samples: int = 0,
     ) -> BatchedStream:
         """Begin a stream, or go on with a saved one.
 
@@ -119,6 +130,7 @@ class Batcher(BatcherWork):
             on_events: is given the events, in the batcher's thread: it must not wait for anything.
             on_end: is called after the last of them.
             saved: go on from there; its sound from `samples_taken` on is expected.
+            deaf_samples: give no events of the sound before this sample, see `Session.deafen`.
 
         Raises:
             Overloaded: there is no room for one more; it says why and when to ask again.
@@ -132,6 +144,8 @@ class Batcher(BatcherWork):
                 session = self.recogniser.open(settings, encoder)
             else:
                 session = saved.session(self.recogniser, encoder, settings)
+            if deaf_samples:
+                session.deafen(deaf_samples)
             stream = BatchedStream(self, group, number, encoder, session, on_events, on_end)
             stream.restore = saved
         except BaseException:
@@ -182,10 +196,7 @@ class Batcher(BatcherWork):
 
     def _load(self, extra: Group | None = None) -> float:
         """Share of the time that committing steps take, with one stream more in a group."""
-        return sum(
-            group.cost.load(group.context, group.streams + (group is extra), self.rules.largest_batch)
-            for group in self.groups.values()
-        )
+        return sum(self.expected_load(group, group.streams + (group is extra)) for group in list(self.groups.values()))
 
     def _admit(self, settings: SessionSettings) -> tuple[Group, int]:
         """Take a place for one more stream: its group and its number."""

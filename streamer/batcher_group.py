@@ -81,6 +81,8 @@ def good_batch(cost: StepCost, largest: int) -> int:
         return largest
     each = {size: cost.seconds(size) / size for size in sizes}
     best = min(each.values())
+    if best <= 0:
+        return largest
     good = min(size for size in sizes if each[size] <= NEAR_BEST * best)
     # what is larger than anything measured may be better still: try twice as many
     return max(1, round(2 * good if good >= 0.75 * sizes[-1] else good))

@@ -58,6 +58,20 @@ class BatcherWork:
                 self.groups[context] = Group(context, slots)
             return self.groups[context]
 
+    def expected_load(self, group: Group, streams: int) -> float:
+        """Share of the time that the committing steps of so many streams of a group take.
+
+        What was not measured under its own context is taken from another one, by the number of frames.
+        """
+        if group.cost.known:
+            return group.cost.load(group.context, streams, self.rules.largest_batch)
+        for other in self.groups.values():
+            if other.cost.known:
+                scale = group.context.step_frames / other.context.step_frames
+                scale *= other.context.chunk_frames / group.context.chunk_frames
+                return scale * other.cost.load(other.context, streams, self.rules.largest_batch)
+        return 0.0
+
     def tick(self) -> bool:
         """Follow what callers asked for, then compute one step; False where there was nothing to do."""
         with self.lock:
@@ -151,6 +165,8 @@ class BatcherWork:
                 events = session.mark(order.id)
             elif order.kind == "hotwords":
                 session.set_hotwords(order.hotwords)
+            elif order.settings is not None:
+                session.change(order.settings)
             elif order.kind == "finish":
                 session.begin_finish()
             elif order.saved is not None:
@@ -256,7 +272,7 @@ class BatcherWork:
         """End so many of the newest streams that the others can be computed in time."""
         with self.lock:
             streams = sorted(self.streams, key=lambda stream: -stream.number)
-            load = sum(g.cost.load(g.context, g.streams, self.rules.largest_batch) for g in self.groups.values())
+            load = sum(self.expected_load(group, group.streams) for group in self.groups.values())
         share = min(0.5, max(0.05, 1 - self.rules.most_load / load if load > 0 else 0.0))
         for stream in streams[: max(1, round(share * len(streams)))]:
             stream.group.leave(stream)

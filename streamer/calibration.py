@@ -1,0 +1,71 @@
+"""What a step costs on this device before there are streams: `calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..model import StreamingContext, WavLMForCTC
+from .admission import StepCost
+from .stream_slots import Row, SlotEncoder, StreamSlots
+
+ROUNDS = 3
+"""Steps of each size that are measured; one before them is not."""
+
+
+def calibrate(
+    model: WavLMForCTC,
+    context: StreamingContext,
+    cost: StepCost,
+    largest_batch: int,
+    clock: Callable[[], float],
+    most_s: float = 3.0,
+) -> None:
+    """Measure committing steps of 1, 2, 4, ... streams whose caches are full.
+
+    Larger batches are measured until one takes longer than a chunk lasts, since nobody computes such batches in time,
+    or until the time is up.
+
+    Args:
+        model: in evaluation mode, on its device.
+        context: of the streams.
+        cost: learns.
+        largest_batch: streams in one step.
+        clock: in seconds.
+        most_s: no new size is begun after so long.
+    """
+    started_s, size = clock(), 1
+    chunk = np.random.default_rng(0).normal(0, 0.05, context.chunk_frames * model.config.hop_samples)
+    chunk = chunk.astype(np.float32)
+    while size <= largest_batch and (size == 1 or clock() - started_s < most_s):
+        slots = StreamSlots(model, context, size)
+        rows = [Row(_aged(slots)) for _ in range(size)]
+        seconds = 0.0
+        for number in range(ROUNDS + 1):
+            before_s = clock()
+            for row in rows:
+                row.encoder.listen(chunk)
+            slots.compute(rows)
+            seconds = clock() - before_s
+            if number:
+                cost.learn(size, seconds)
+        if seconds > context.chunk_ms / 1000:
+            return
+        size *= 2
+
+
+def _aged(slots: StreamSlots) -> SlotEncoder:
+    """A stream that has heard enough silence for its caches to be full, without computing it."""
+    encoder, states, context = slots.open(), slots.states, slots.context
+    config = slots.config
+    frames = -(-max(1, context.left_frames) // context.chunk_frames) * context.chunk_frames
+    states.committed_frames[encoder.slot] = frames
+    states.waiting_count[encoder.slot] = context.right_frames
+    states.heard_samples[encoder.slot] = config.receptive_samples + config.hop_samples * (
+        frames + context.right_frames - 1
+    )
+    states.remaining_samples[encoder.slot] = 0
+    encoder.heard_samples = states.samples(encoder.slot)
+    encoder.committed_frames = frames
+    return encoder
