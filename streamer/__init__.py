@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decoding import DecodingSettings
-    from .endpointing import EndpointRules, SpeechRules
+    from .endpointing import EndpointRules
     from .events import (
         Acknowledged,
         Activity,
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     )
     from .recogniser import Recogniser
     from .session import Session, SessionSettings
+    from .voice_activity import SpeechRules
 
 _HOME = {
     "DecodingSettings": "decoding",
     "EndpointRules": "endpointing",
-    "SpeechRules": "endpointing",
+    "SpeechRules": "voice_activity",
     "Recogniser": "recogniser",
     "Session": "session",
     "SessionSettings": "session",

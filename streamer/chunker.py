@@ -85,6 +85,10 @@ class Chunker:
         self._waiting = [waiting[self._given - first :].copy()]
         return pieces
 
+    def set_partial_hop(self, samples: int) -> None:
+        """Another hop from one provisional pass to the next, from now on; 0 for none."""
+        self._hop = samples
+
     def rest(self) -> np.ndarray:
         """Hand out the samples that wait for the end of their piece, as float32 `[samples]`, maybe none.
 

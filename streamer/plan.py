@@ -113,7 +113,7 @@ class Plan:
             if not self._ending and not any(piece.commit for piece in self._pieces):
                 # The right context was encoded with the chunk: it is a provisional pass that costs nothing.
                 for piece in self._pieces:
-                    self.encoder.listen(piece.samples)
+                    self._hear(piece)
                 self._pieces.clear()
                 self._due = False
                 self._events += self._segmenter.partial(step.logprobs[step.own_frames :])
@@ -131,7 +131,7 @@ class Plan:
     def _next_need(self) -> StepRequest | None:
         while self._pieces:
             piece = self._pieces.popleft()
-            self.encoder.listen(piece.samples)
+            self._hear(piece)
             self._due |= piece.provisional
             if piece.commit:
                 return COMMIT
@@ -150,6 +150,11 @@ class Plan:
             return None
         self._due &= waiting
         return PROVISIONAL if self._due else None
+
+    def _hear(self, piece: Piece) -> None:
+        self.encoder.listen(piece.samples)
+        # here, not when the sound is pushed: what is known of the voice at a commit must not depend on the blocks
+        self._events += self._segmenter.listen(piece.samples)
 
     def _flushed(self, logprobs: np.ndarray | None) -> None:
         assert self._flush_samples is not None

@@ -78,6 +78,7 @@ class Recogniser:
         name: shown to users.
         contexts: streaming contexts by name; "default" is used where a session names none.
         decoding: numbers that sessions decode with where they name none; None: the general ones.
+        words_need_voice: what holds for sessions whose `SpeechRules` leave it open.
 
     Raises:
         CheckpointError: model and tokenizer do not belong together.
@@ -90,12 +91,14 @@ class Recogniser:
         name: str = "",
         contexts: Mapping[str, StreamingContext] | None = None,
         decoding: DecodingDefaults | None = None,
+        words_need_voice: bool = False,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.contexts = {"default": GENERAL_CONTEXT, **(contexts or {})}
         self.decoding = decoding or DecodingDefaults()
+        self.words_need_voice = words_need_voice
         self.alphabet = alphabet_of(tokenizer, model.config.vocab_size)
 
     @classmethod
@@ -121,7 +124,8 @@ class Recogniser:
         where = compute_device(device)
         from ..model.bundled import bundled_names, bundled_path
 
-        if name_or_path is None or name_or_path in bundled_names():
+        bundled = name_or_path is None or name_or_path in bundled_names()
+        if bundled:
             path = bundled_path(name_or_path if name_or_path is None else str(name_or_path))
             name = path.name
         else:
@@ -132,7 +136,8 @@ class Recogniser:
         if not contexts:
             logger.info("%s names no streaming context, %s is used", name, GENERAL_CONTEXT)
         model = WavLMForCTC.from_pretrained(path, device=where, dtype=dtype)
-        return cls(model, tokenizer, name, contexts, read_defaults(source.find(FILE)))
+        # measured for these alone, see docs/endpointing.md: other models may know noise, or hear what Silero does not
+        return cls(model, tokenizer, name, contexts, read_defaults(source.find(FILE)), words_need_voice=bundled)
 
     @property
     def device(self) -> torch.device:
@@ -169,7 +174,10 @@ class Recogniser:
                 the hotwords.
         """
         settings = settings or SessionSettings()
-        settings = replace(settings, decoding=settings.decoding.filled(self.decoding))
+        speech = settings.speech
+        if speech.words_need_voice is None:
+            speech = replace(speech, words_need_voice=self.words_need_voice)
+        settings = replace(settings, decoding=settings.decoding.filled(self.decoding), speech=speech)
         context = settings.context or self.contexts["default"]
         path = settings.decoding.lm_path
         language_model = None if path is None else load_language_model(path)

@@ -1,11 +1,14 @@
 """`Segmenter`: frames of log-probabilities in, events out; the decoder and the endpoint rules joined.
 
-It knows neither the encoder nor samples, only frames, and treats three kinds of them:
+It knows no encoder, only its frames, and treats three kinds of them:
 
 - committed frames (`accept`), which are final and move the timeline on;
 - provisional frames (`partial`), which follow the committed ones for now and only colour the partial result;
 - provisional frames that somebody wants as a result at once (`flush`). Their text is given out before they are
   committed. When they are, the words said already are recognised by where they begin and are left out.
+
+The sound itself (`listen`) is for the voice detector alone: when speech starts and stops, which pauses are pauses, and,
+where the rules say so, which words are words.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from .endpointing import Endpointer, EndpointReason, EndpointRules, SpeechRules, SpeechWatch
-from .events import Activity, EndReason, Event, Final, Marker, Partial, SpeechStarted, SpeechStopped, Word
+from .endpointing import Endpointer, EndpointReason, EndpointRules
+from .events import EndReason, Event, Final, Marker, Partial, Word
+from .stream_voice import StreamVoice, within
+from .voice_activity import SpeechRules
 
 if TYPE_CHECKING:
     from .decoding import Decoder
@@ -44,7 +49,10 @@ class Segmenter:
         decoder: fresh; its alphabet and hop count here too.
         endpoint: when a segment ends.
         speech: when speech starts and stops.
-        activity: also give an `Activity` event for all committed frames.
+        activity: also give `Activity` events for all sound.
+
+    Raises:
+        ConfigurationError: the rules want a voice detector that is not there.
     """
 
     def __init__(self, decoder: Decoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False) -> None:
@@ -54,8 +62,7 @@ class Segmenter:
         self.limit_samples: int | None = None
         """Where the sound ended; words after it are dropped and times are clipped to it. None while it goes on."""
         self._endpointer = Endpointer(endpoint, borders=self.alphabet.delimiter_id is not None)
-        self._watch = SpeechWatch(speech)
-        self._activity = activity
+        self._voice = StreamVoice(speech, self.hop_samples, activity)
         self._said: _Said | None = None
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
         self._marks: deque[Marker] = deque()  # in order, not answered yet
@@ -67,6 +74,8 @@ class Segmenter:
     def decided_samples(self) -> int:
         """Every sample before this one is covered by a final that was given out, or is silence."""
         words = self._visible(self.decoder.words)
+        # what may still turn out to be a word is not decided
+        words = self._voice.possible(words, len(self._visible(self.decoder.complete)))
         at = words[0].start_samples if words else self.decoder.frames * self.hop_samples
         at = min(at, self.decoder.contested_samples)  # a word that was not the best so far may begin before
         at = max(at, self._said.end_samples) if self._said else at
@@ -93,6 +102,11 @@ class Segmenter:
             raise ValueError(f"deaf before sample {samples} of a stream that has read {self.decoder.frames} frames")
         self._deaf_frames = self._settled_frames = samples // self.hop_samples
 
+    def change(self, endpoint: EndpointRules, speech: SpeechRules, activity: bool) -> None:
+        """Other rules from the next frame on, but for the detector and whether words need a voice."""
+        self._endpointer.rules = endpoint
+        self._voice.change(speech, activity)
+
     def accept(self, logprobs: np.ndarray) -> list[Event]:
         """Read committed frames.
 
@@ -110,22 +124,35 @@ class Segmenter:
         if not len(logprobs):
             return []
         events: list[Event] = []
-        probabilities = self.alphabet.speech_probabilities(logprobs)
-        if self._activity:
-            events += self._activity_of(probabilities)
         kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
+        frame = self.decoder.frames
+        probabilities = self._voice.judge(self.alphabet.speech_probabilities(logprobs).tolist(), frame)
+        events += self._clipped(self._voice.tell_frames(probabilities, frame))
+        voiced = self._voice.frames(self.decoder.frames, len(kinds))
         first = 0
         while first < len(kinds):
-            seen, reason = self._endpointer.scan(kinds[first:])
+            seen, reason = self._endpointer.scan(kinds[first:], voiced[first:])
             last = first + seen
-            events += self._speech(self._watch.scan(probabilities[first:last].tolist()))
+            events += self._clipped(self._voice.watch(probabilities[first:last]))
             self.decoder.accept(logprobs[first:last])
             if reason:
                 events += self._end(self.decoder.words, self._reason(reason))
                 self._begin()
                 events += self._answered()
             first = last
+        self._voice.forget(self.settled_samples)
         return events + self._answered()
+
+    def listen(self, samples: np.ndarray) -> list[Event]:
+        """Hear the sound of frames to come, for the voice detector.
+
+        Args:
+            samples: float32 `[samples]`, what the encoder hears, before its frames are accepted.
+
+        Returns:
+            Speech starts and stops, and activity, where the detector alone decides them.
+        """
+        return self._clipped(self._voice.listen(samples))
 
     def mark(self, marker: Marker) -> list[Event]:
         """Have a marker returned when all sound before it is decided; at once where it is.
@@ -163,8 +190,8 @@ class Segmenter:
         Returns:
             One `Partial`, or nothing.
         """
-        words = self._visible(self._words_ahead(logprobs))
-        stable = len(self._visible(self.decoder.complete))
+        words = self._voice.words(self._visible(self._words_ahead(logprobs)))
+        stable = len(self._voice.words(self._visible(self.decoder.complete), sure=True))
         shown = _text(words[:stable]), _text(words[stable:])
         if shown == self._shown:
             return []
@@ -197,7 +224,7 @@ class Segmenter:
 
     def close(self) -> list[Event]:
         """The end of the stream: the last final and the end of speech, if there are any, and all markers."""
-        events = self._speech(self._watch.stop())
+        events = self._clipped(self._voice.close())
         events += self._end(self.decoder.words, "end")
         self._begin()
         events += [*self._marks, *self.partial()]
@@ -210,7 +237,7 @@ class Segmenter:
         return "length" if endpoint == "length" else "silence"
 
     def _end(self, words: tuple[Word, ...], reason: EndReason) -> list[Event]:
-        words = self._visible(words)
+        words = self._voice.words(self._visible(words))
         if not words:
             return []  # a partial that is still shown is taken back by the next call of `partial`
         self._shown = ("", "")
@@ -232,7 +259,8 @@ class Segmenter:
         deaf = min(self._deaf_frames - self.decoder.frames, len(logprobs))
         if deaf <= 0:
             return logprobs
-        self._watch.scan(self.alphabet.speech_probabilities(logprobs[:deaf]).tolist())
+        letters = self.alphabet.speech_probabilities(logprobs[:deaf]).tolist()
+        self._voice.watch(self._voice.judge(letters, self.decoder.frames))
         self.decoder.accept(logprobs[:deaf])
         self.decoder.reset()
         return logprobs[deaf:]
@@ -245,10 +273,11 @@ class Segmenter:
             return self.decoder.words
         decoder, endpointer = self.decoder.fork(), copy(self._endpointer)
         kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
+        voiced = self._voice.frames(self.decoder.frames, len(kinds))
         words: tuple[Word, ...] = ()
         first = 0
         while first < len(kinds):
-            seen, reason = endpointer.scan(kinds[first:])
+            seen, reason = endpointer.scan(kinds[first:], voiced[first:])
             decoder.accept(logprobs[first : first + seen])
             first += seen
             if reason:
@@ -288,21 +317,8 @@ class Segmenter:
             word, text=rest, start_samples=said.end_samples, letters=letters, alternatives=()
         )
 
-    def _activity_of(self, probabilities: np.ndarray) -> list[Event]:
-        start = self.decoder.frames * self.hop_samples
-        if self.limit_samples is not None:  # frames that begin after the sound tell nothing
-            probabilities = probabilities[: max(0, -(-(self.limit_samples - start) // self.hop_samples))]
-        if not len(probabilities):
-            return []
-        return [Activity(start, self.hop_samples, tuple(probabilities.tolist()))]
-
-    def _speech(self, changes: list[tuple[bool, int]]) -> list[Event]:
-        events: list[Event] = []
-        for started, frame in changes:
-            at = frame * self.hop_samples
-            at = at if self.limit_samples is None else min(at, self.limit_samples)
-            events.append(SpeechStarted(at) if started else SpeechStopped(at))
-        return events
+    def _clipped(self, events: list[Event]) -> list[Event]:
+        return within(events, self._deaf_frames * self.hop_samples, self.limit_samples)
 
 
 def _text(words: Sequence[Word]) -> str:

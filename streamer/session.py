@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -13,11 +13,12 @@ from .beam import BeamDecoder
 from .chunker import Chunker
 from .decoding import DecodingSettings, hotwords_for, make_decoder
 from .encoder import EncoderStream
-from .endpointing import EndpointRules, SpeechRules
+from .endpointing import EndpointRules
 from .events import SAMPLE_RATE, Event, Marker, Ready
 from .language_model import LanguageModel
 from .plan import TAIL_SAMPLES, Plan
 from .segmenter import Segmenter
+from .voice_activity import SpeechRules
 
 __all__ = ["TAIL_SAMPLES", "Session", "SessionSettings"]
 MOST_MARKS = 1000
@@ -40,9 +41,9 @@ class SessionSettings:
     endpoint: EndpointRules = field(default_factory=EndpointRules)
     """When a segment ends."""
     speech: SpeechRules = field(default_factory=SpeechRules)
-    """When speech starts and stops."""
+    """When speech starts and stops, by which detector, and whether words need a voice."""
     activity: bool = False
-    """Also give `Activity` events, with a probability for each frame."""
+    """Also give `Activity` events, with a probability for each frame or window of the detector."""
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     """How frames become text: greedily, or by a beam with a language model and hotwords."""
 
@@ -85,10 +86,10 @@ class Session:
         self.ready = Ready(model, str(context), context.step_frames * hop)
         """The event that opens the stream; `feed` does not repeat it."""
         partial_hop_samples = self.settings.partial_hop_ms * SAMPLE_RATE // 1000
-        chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
+        self._chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
         self._decoder = make_decoder(alphabet, self.settings.decoding, hop, language_model)
         self._segmenter = Segmenter(self._decoder, self.settings.endpoint, self.settings.speech, self.settings.activity)
-        self.plan = Plan(encoder, chunker, self._segmenter)
+        self.plan = Plan(encoder, self._chunker, self._segmenter)
         """What the encoder has to do next; whoever called a `begin_...` drives it until nothing is needed."""
         self._taken = 0
         self._finished = False
@@ -150,7 +151,8 @@ class Session:
         word certain.
 
         Returns:
-            A `Final` with the reason "flush" where there was text, else nothing.
+            What the voice detector made of the sound that waited, a `Final` with the reason "flush" where there was
+            text, and markers.
 
         Raises:
             StreamError: the session was finished.
@@ -210,6 +212,52 @@ class Session:
             )
         settings = replace(self.settings.decoding, hotwords=hotwords)
         self._decoder.set_hotwords(hotwords_for(self._decoder.alphabet, settings.hotwords))
+
+    def check_change(self, settings: SessionSettings) -> None:
+        """Whether `change` can be asked for these settings.
+
+        Raises:
+            ConfigurationError: something differs that is fixed when a stream begins, or a hotword cannot work.
+        """
+        old, new = self.settings, self._filled(settings)
+        if (new.context or old.context) != old.context:
+            raise ConfigurationError("the context of a stream is fixed; open a new stream for another")
+        if replace(new.decoding, hotwords=old.decoding.hotwords) != old.decoding:
+            raise ConfigurationError(
+                "of the decoding settings only the hotwords can change within a stream (and only with method "
+                '"beam"); open a new stream for others'
+            )
+        for name in ("detector", "words_need_voice"):
+            if getattr(new.speech, name) != getattr(old.speech, name):
+                raise ConfigurationError(f"SpeechRules.{name} of a stream is fixed; open a new stream for another")
+        if new.decoding.hotwords and isinstance(self._decoder, BeamDecoder):
+            hotwords_for(self._decoder.alphabet, new.decoding.hotwords)
+
+    def _filled(self, settings: SessionSettings) -> SessionSettings:
+        """With the numbers that this session has where the settings leave them open."""
+        new, old = settings.decoding, self.settings.decoding
+        numbers = {f.name: getattr(old, f.name) for f in fields(new) if getattr(new, f.name) is None}
+        speech = settings.speech
+        if speech.words_need_voice is None:
+            speech = replace(speech, words_need_voice=self.settings.speech.words_need_voice)
+        return replace(settings, decoding=replace(new, **numbers), speech=speech)
+
+    def change(self, settings: SessionSettings) -> None:
+        """Listen differently from the next frame on: endpoints, speech (but for the detector, and whether words need
+        a voice), activity, partial hop and hotwords may change.
+
+        Raises:
+            ConfigurationError: see `check_change`; nothing has changed.
+            StreamError: the session was finished.
+        """
+        self._check_open()
+        self.check_change(settings)
+        settings = self._filled(settings)
+        if settings.decoding.hotwords != self.settings.decoding.hotwords:
+            self.set_hotwords(settings.decoding.hotwords)
+        self._chunker.set_partial_hop(settings.partial_hop_ms * SAMPLE_RATE // 1000)
+        self._segmenter.change(settings.endpoint, settings.speech, settings.activity)
+        self.settings = replace(settings, context=self.settings.context)
 
     def finish(self) -> list[Event]:
         """End the stream: everything that was heard is decoded, to the last word.

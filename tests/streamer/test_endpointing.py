@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wavlm_live.model.errors import ConfigurationError
 from wavlm_live.streamer.alphabet import BLANK, BORDER, LETTER
-from wavlm_live.streamer.endpointing import Endpointer, EndpointRules, SpeechRules, SpeechWatch
+from wavlm_live.streamer.endpointing import Endpointer, EndpointRules
 
 RULES = EndpointRules(silence_ms=200, max_segment_s=2.0, no_speech_ms=600)  # 10, 100 and 30 frames
 KINDS = {".": BLANK, "|": BORDER, "a": LETTER}
@@ -107,36 +107,3 @@ def test_no_end_inside_a_word_nor_much_too_late(kinds: list[int]) -> None:
 def test_bad_rules_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"EndpointRules\.{field} is "):
         EndpointRules(**{field: value})
-
-
-def test_speech_has_two_thresholds_and_a_waiting_time() -> None:
-    watch = SpeechWatch(SpeechRules(start_probability=0.5, stay_probability=0.2, pause_ms=100))
-    assert watch.scan([0.3, 0.4, 0.6, 0.0, 0.0]) == [(True, 2)]
-    assert watch.speaking
-    assert watch.scan([0.3, 0.1, 0.1, 0.1, 0.1]) == []  # 0.3 keeps it going
-    assert watch.scan([0.1, 0.3, 0.7]) == [(False, 6), (True, 12)]
-    assert watch.stop() == [(False, 13)]
-    assert watch.stop() == []
-
-
-@given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.7]), max_size=200), st.lists(st.integers(0, 200), max_size=4))
-def test_speech_starts_and_stops_alternate_whatever_the_splits(values: list[float], cuts: list[int]) -> None:
-    rules = SpeechRules(pause_ms=60)
-    whole, parts = SpeechWatch(rules), SpeechWatch(rules)
-    expected = whole.scan(values) + whole.stop()
-    borders = [0, *sorted(min(c, len(values)) for c in cuts), len(values)]
-    changes = [c for a, b in itertools.pairwise(borders) for c in parts.scan(values[a:b])] + parts.stop()
-    assert changes == expected
-    assert [started for started, _ in changes] == [True, False] * (len(changes) // 2)
-    ats = [at for _, at in changes]
-    assert ats == sorted(ats)
-    for start, end in zip(ats[::2], ats[1::2], strict=True):
-        assert values[start] > 0.5
-        assert values[end - 1] > 0.2
-
-
-def test_bad_speech_rules_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="stay_probability"):
-        SpeechRules(start_probability=0.3, stay_probability=0.4)
-    with pytest.raises(ConfigurationError, match="pause_ms"):
-        SpeechRules(pause_ms=1)

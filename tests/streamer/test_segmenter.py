@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavlm_live.streamer.alphabet import Alphabet
-from wavlm_live.streamer.endpointing import EndpointRules, SpeechRules
+from wavlm_live.streamer.endpointing import EndpointRules
 from wavlm_live.streamer.events import Activity, Event, Final, Partial, SpeechStarted, SpeechStopped, Word
 from wavlm_live.streamer.greedy import GreedyDecoder
 from wavlm_live.streamer.segmenter import Segmenter
+from wavlm_live.streamer.voice_activity import SpeechRules
 
 HOP = 320
 ALPHABET = Alphabet(("", "", "a", "b", "c"), blank_id=0, delimiter_id=1)
 IDS = {".": 0, "|": 1, "a": 2, "b": 3, "c": 4}
+SPEECH = SpeechRules("model", stay_probability=0.2, min_speech_ms=0, min_silence_ms=100, padding_ms=0)
 RULES = EndpointRules(silence_ms=200, max_segment_s=1.2, no_speech_ms=400)  # 10, 60 and 20 frames
 
 
@@ -29,7 +31,12 @@ def logprobs_of(text: str) -> np.ndarray:
 
 
 def new(rules: EndpointRules = RULES, activity: bool = False) -> Segmenter:
-    return Segmenter(GreedyDecoder(ALPHABET, HOP), rules, SpeechRules(pause_ms=100), activity)
+    return Segmenter(
+        GreedyDecoder(ALPHABET, HOP),
+        rules,
+        SPEECH,
+        activity,
+    )
 
 
 def offline(text: str) -> tuple[Word, ...]:

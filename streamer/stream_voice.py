@@ -1,0 +1,171 @@
+"""`StreamVoice`: what one stream's segmenter knows of voices, from the independent detector, the model, or both."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .events import SAMPLE_RATE, Activity, Event, SpeechStarted, SpeechStopped, Word
+from .silero import WINDOW_SAMPLES
+from .voice_activity import SpeechRules, SpeechWatch, VoiceLog
+from .voice_detector import VoiceDetector
+
+ACTIVITY_WINDOWS = 5
+"""Windows of the voice detector that share an `Activity` event: 160 ms."""
+LETTER_FRAMES = 20
+"""With both detectors, a letter counts as speech for so many frames: most frames between letters are blank."""
+
+
+class StreamVoice:
+    """Speech starts and stops, activity, and whether a word has a voice.
+
+    The detector hears sound (`listen`), the model's probabilities come with its frames (`judge`). Sound is heard
+    before its frames are judged.
+
+    Args:
+        rules: see there.
+        hop_samples: samples of a frame.
+        activity: give `Activity` events.
+
+    Raises:
+        ConfigurationError: the rules want a voice detector that is not there.
+    """
+
+    def __init__(self, rules: SpeechRules, hop_samples: int, activity: bool) -> None:
+        self.rules = rules
+        self.activity = activity
+        self._hop = hop_samples
+        self._detector = VoiceDetector() if rules.listens else None
+        self._log = VoiceLog()
+        self._watch = SpeechWatch(rules, WINDOW_SAMPLES if rules.detector == "silero" else hop_samples)
+        self._untold: list[float] = []  # probabilities of windows that are in no `Activity` yet
+        self._letters: deque[float] = deque(maxlen=LETTER_FRAMES)  # the model's probabilities of the last frames
+
+    def change(self, rules: SpeechRules, activity: bool) -> None:
+        """Other rules from now on; the detector and whether words need a voice stay as they are."""
+        rules = replace(rules, detector=self.rules.detector, words_need_voice=self.rules.words_need_voice)
+        self.rules = self._watch.rules = rules
+        self.activity = activity
+
+    def listen(self, samples: np.ndarray) -> list[Event]:
+        """Hear sound, float32 `[samples]`; the events that follow from it alone."""
+        if self._detector is None:
+            return []
+        start = self._detector.known_samples
+        probabilities = self._detector.push(samples)
+        self._log.append(probabilities)
+        if self.rules.detector != "silero":
+            return []
+        events: list[Event] = []
+        for n, probability in enumerate(probabilities, start=1):
+            self._untold.append(probability)
+            if len(self._untold) == ACTIVITY_WINDOWS:
+                events += self._tell(start + n * WINDOW_SAMPLES)
+            events += self._changes([probability])
+        return events
+
+    def judge(self, letters: Sequence[float], first_frame: int) -> list[float]:
+        """Probabilities of speech for committed frames; none where the independent detector alone decides.
+
+        Args:
+            letters: probabilities that a frame says something, 0 to 1, from `first_frame` on.
+        """
+        if self.rules.detector == "silero":
+            return []
+        probabilities = list(letters)
+        if self.rules.detector == "both":
+            for n, letter in enumerate(letters):
+                self._letters.append(letter)
+                start = (first_frame + n) * self._hop
+                probabilities[n] = min(max(self._letters), self._log.loudest(start, start + self._hop))
+        return probabilities
+
+    def watch(self, probabilities: Sequence[float]) -> list[Event]:
+        """Speech starts and stops in the next of the frames that were judged."""
+        return self._changes(probabilities)
+
+    def tell_frames(self, probabilities: list[float], first_frame: int) -> list[Event]:
+        """The activity of frames that were judged."""
+        if not self.activity or not probabilities:
+            return []
+        return [Activity(first_frame * self._hop, self._hop, tuple(probabilities))]
+
+    def close(self) -> list[Event]:
+        """The end of the stream."""
+        events = self._tell(self._detector.known_samples) if self._detector else []
+        return events + self._as_events(self._watch.stop())
+
+    def frames(self, first: int, count: int) -> list[bool]:
+        """Whether a voice is heard in each of these frames; none at all where no detector listens."""
+        if self._detector is None:
+            return []
+        hop, enough = self._hop, self.rules.stay_probability
+        return [self._log.loudest(f * hop, (f + 1) * hop) > enough for f in range(first, first + count)]
+
+    def words(self, words: tuple[Word, ...], *, sure: bool = False) -> tuple[Word, ...]:
+        """The words that have a voice, all of them if they need none; `sure` ends before one that still may get one."""
+        if not self.rules.words_need_voice:
+            return words
+        found = []
+        for word in words:
+            if self._voiced(word):
+                found.append(word)
+            elif sure and not self._judged(word):
+                break
+        return tuple(found)
+
+    def possible(self, words: tuple[Word, ...], complete: int) -> tuple[Word, ...]:
+        """The words that have a voice or still may get one; the last ones, which are not complete, may."""
+        if not self.rules.words_need_voice:
+            return words
+        judged = (self._judged(word) and n < complete for n, word in enumerate(words))
+        return tuple(w for w, sure in zip(words, judged, strict=True) if not sure or self._voiced(w))
+
+    def forget(self, samples: int) -> None:
+        """Words before this sample will not be asked for."""
+        self._log.forget(samples - self._padding)
+
+    @property
+    def _padding(self) -> int:
+        return self.rules.word_padding_ms * SAMPLE_RATE // 1000
+
+    def _voiced(self, word: Word) -> bool:
+        loudest = self._log.loudest(word.start_samples - self._padding, word.end_samples + self._padding)
+        return loudest > self.rules.start_probability
+
+    def _judged(self, word: Word) -> bool:
+        """Whether all sound is known in which its voice may be."""
+        return word.end_samples + self._padding <= self._log.known_samples
+
+    def _tell(self, end_samples: int) -> list[Event]:
+        """The windows up to this sample that no event told of."""
+        probabilities, self._untold = tuple(self._untold), []
+        if not self.activity or not probabilities:
+            return []
+        return [Activity(end_samples - len(probabilities) * WINDOW_SAMPLES, WINDOW_SAMPLES, probabilities)]
+
+    def _changes(self, probabilities: Sequence[float]) -> list[Event]:
+        return self._as_events(self._watch.scan(probabilities))
+
+    @staticmethod
+    def _as_events(changes: list[tuple[bool, int]]) -> list[Event]:
+        return [SpeechStarted(at) if started else SpeechStopped(at) for started, at in changes]
+
+
+def within(events: list[Event], first_samples: int, limit_samples: int | None) -> list[Event]:
+    """Speech and activity events from `first_samples` on, clipped to the sound's end where it is known."""
+    found: list[Event] = []
+    for event in events:
+        if isinstance(event, Activity):
+            if limit_samples is not None:  # what begins after the sound tells nothing
+                count = max(0, -(-(limit_samples - event.start_samples) // event.hop_samples))
+                event = Activity(event.start_samples, event.hop_samples, event.probabilities[:count])
+            if event.probabilities and event.start_samples >= first_samples:
+                found.append(event)
+        elif isinstance(event, SpeechStarted | SpeechStopped) and event.at_samples >= first_samples:
+            at = event.at_samples if limit_samples is None else min(event.at_samples, limit_samples)
+            found.append(type(event)(at))
+    return found
