@@ -7,7 +7,6 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import jiwer
@@ -103,24 +102,33 @@ class Confidences:
         total = len(self.right)
         return sum(r["words"] * abs(r["confidence"] - r["right"]) for r in self.table() if r["words"]) / max(1, total)
 
-    def fit(self) -> tuple[float, float]:
-        """Scale and shift of the likeliest `Calibration`: logistic regression by Newton's method."""
-        x = np.array([logit(c) for c in self.confidence])
-        design = np.stack([x, np.ones_like(x)], axis=1)
-        beta = np.array([1.0, 0.0])
-        # a little pull towards 1 and 0, for a handful of words or words that are all right
-        pull = np.array([1e-2, 1e-2])
-        for _ in range(50):
+
+def fit(right: np.ndarray, *features: np.ndarray) -> tuple[list[float], float]:
+    """The likeliest calibration: logistic regression on the logarithms of odds, by Newton's method.
+
+    Args:
+        right: bool `[words]`.
+        features: confidences `[words]` of one or more kinds.
+
+    Returns:
+        Factors of the features, none below 0, and the shift.
+    """
+    used = list(range(len(features)))
+    while True:
+        design = np.stack([np.array([logit(c) for c in features[i]]) for i in used] + [np.ones(len(right))], axis=1)
+        beta = np.zeros(design.shape[1])
+        pull = 1e-3  # towards 0, for words that are all right or all wrong
+        for _ in range(100):
             p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-            gradient = design.T @ (self.right - p) - pull * (beta - [1.0, 0.0])
-            hessian = (design * (p * (1 - p))[:, None]).T @ design + np.diag(pull)
-            step = np.linalg.solve(hessian, gradient)
-            beta = beta + np.clip(step, -1, 1)
+            gradient = design.T @ (right - p) - pull * beta
+            hessian = (design * (p * (1 - p))[:, None]).T @ design + pull * np.eye(len(beta))
+            step = np.clip(np.linalg.solve(hessian, gradient), -1, 1)
+            beta = beta + step
             if np.abs(step).max() < 1e-8:
                 break
-        return max(0.05, float(beta[0])), float(np.clip(beta[1], -20, 20))
-
-
-def overlaps(words: Sequence[Word]) -> bool:
-    """Whether any word begins before the one before it ends."""
-    return any(b.start_samples < a.end_samples for a, b in pairwise(words))
+        if (beta[:-1] >= 0).all() or len(used) == 1:
+            factors = [0.0] * len(features)
+            for i, value in zip(used, beta, strict=False):
+                factors[i] = max(0.0, float(value))
+            return factors, float(np.clip(beta[-1], -20, 20))
+        used.pop(int(beta[:-1].argmin()))  # a sure word must not count as a doubtful one

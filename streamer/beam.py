@@ -19,7 +19,7 @@ from .events import Candidate, Choice, Word
 from .fusion import Fusion
 from .greedy import letters_of as as_events
 from .hotwords import Hotwords
-from .hypotheses import Hypothesis, Path, Slot, Span, letters_of, remembered, shares_of, slots_of, spans_of
+from .hypotheses import Hypothesis, Path, Slot, Span, letter_mean, letters_of, remembered, shares_of, slots_of, spans_of
 from .prefix_search import BeamRules, PrefixSearch
 from .stability import StabilityRule
 
@@ -249,7 +249,7 @@ class BeamDecoder:
     def _as_word(self, span: Span, slot: Slot) -> Word:
         hop = self.hop_samples
         start, end = span.first_frame * hop, span.end_frame * hop
-        confidence = self.calibration(slot.get(span.text, 0.0))
+        confidence = self.calibration(slot.get(span.text, 0.0), letter_mean(span))
         if not self.details:
             return Word(span.text, start, end, confidence)
         others = sorted(((text, share) for text, share in slot.items() if text != span.text), key=lambda o: -o[1])

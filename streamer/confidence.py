@@ -1,8 +1,10 @@
 """`Calibration`: what a decoder's confidence has to become so that it is the share of words that are right.
 
-A confidence c is mapped by `sigmoid(scale * logit(c) + shift)` (Platt 1999): `1 / scale` is the temperature of its
-odds, and `shift` takes account of what the decoder never sees, such as words that the model does not know. Both are
-learned on recordings with known text, for each model and decoder; see `benchmarks/tune_decoding.py`.
+A confidence c is mapped by `sigmoid(scale * logit(c) + letters * logit(l) + shift)` (Platt 1999). `1 / scale` is the
+temperature of its odds. With a beam, c is the share of the beam that says the word, and l the geometric mean of its
+letters' probabilities: the beam has room for few of the texts of a long segment, so its shares alone promise too much.
+`shift` takes account of what the decoder never sees, such as words that the model does not know. All are learned on
+recordings with known text, for each model and decoder; see `benchmarks/tune_decoding.py`.
 """
 
 from __future__ import annotations
@@ -21,29 +23,39 @@ class Calibration:
     """A rising function from confidences to confidences.
 
     Raises:
-        ConfigurationError: a scale that is not above 0, or numbers that are not finite.
+        ConfigurationError: a factor below 0, or numbers that are not finite.
     """
 
     scale: float = 1.0
     """Factor of the logarithm of the odds."""
     shift: float = 0.0
     """Added to it."""
+    letters: float = 0.0
+    """Factor of the logarithm of the odds of the letters."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ConfigurationError(f"Calibration.scale is {self.scale!r}, expected a number above 0")
+        for name in ("scale", "letters"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigurationError(f"Calibration.{name} is {value!r}, expected a number from 0")
         if not math.isfinite(self.shift):
             raise ConfigurationError(f"Calibration.shift is {self.shift!r}, expected a number")
 
-    def __call__(self, confidence: float) -> float:
+    def __call__(self, confidence: float, letters: float = 0.5) -> float:
         """The calibrated confidence, 0 to 1; never lower for a higher one.
 
         Args:
             confidence: of a decoder; what lies outside 0 to 1 by rounding counts as 0 or 1.
+            letters: geometric mean of the letters' probabilities, where that is something else.
         """
-        if self.scale == 1.0 and self.shift == 0.0:
+        if self == UNCALIBRATED:
             return min(1.0, max(0.0, confidence))
-        return _sigmoid(self.scale * logit(confidence) + self.shift)
+        odds = self.scale * logit(confidence) + self.shift
+        return _sigmoid(odds + self.letters * logit(letters) if self.letters else odds)
+
+
+UNCALIBRATED = Calibration()
+"""Leaves confidences as they are."""
 
 
 def logit(confidence: float) -> float:

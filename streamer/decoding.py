@@ -89,6 +89,8 @@ class DecodingSettings:
     """Factor of the logarithm of a confidence's odds, learned on recordings with known text; see `Calibration`."""
     confidence_shift: float | None = None
     """Added to it."""
+    confidence_letters: float | None = None
+    """With a beam: factor of the logarithm of the odds of the word's letters."""
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -165,7 +167,7 @@ def make_decoder(
     """
     settings = (settings or DecodingSettings()).filled()
     numbers = {name: getattr(settings, name) for name in GENERAL}
-    calibration = Calibration(numbers["confidence_scale"], numbers["confidence_shift"])
+    calibration = Calibration(numbers["confidence_scale"], numbers["confidence_shift"], numbers["confidence_letters"])
     if settings.method == "greedy":
         return GreedyDecoder(alphabet, hop_samples, calibration, settings.details)
     if language_model is None and settings.lm_path is not None:

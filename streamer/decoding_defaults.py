@@ -25,6 +25,7 @@ GENERAL: Mapping[str, float] = MappingProxyType(
         "confidence_temperature": 1.0,
         "confidence_scale": 1.0,
         "confidence_shift": 0.0,
+        "confidence_letters": 0.0,
     }
 )
 """For models that say nothing of their own. Every field of `DecodingSettings` that may be None is here."""
@@ -36,8 +37,9 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         "word_score": (-20.0, 20.0),
         "unknown_penalty": (0.0, 100.0),
         "confidence_temperature": (1e-3, 100.0),
-        "confidence_scale": (1e-3, 100.0),
+        "confidence_scale": (0.0, 100.0),
         "confidence_shift": (-20.0, 20.0),
+        "confidence_letters": (0.0, 100.0),
     }
 )
 SECTIONS = ("greedy", "beam", "language_model")

@@ -23,6 +23,12 @@ class Letters(NamedTuple):
     end_before: int
     """One past the last frame of the letter before it."""
     before: Letters | None
+    peak: float
+    """Highest probability of the letter in its frames."""
+    product: float
+    """Of the highest probabilities of the letters before it."""
+    count: int
+    """Letters of the chain."""
 
 
 class Span(NamedTuple):
@@ -108,6 +114,12 @@ def spans_of(word: str, path: Path, closed: int) -> list[Span]:
         span, words = words
         spans.append(span)
     return spans[::-1]
+
+
+def letter_mean(span: Span) -> float:
+    """Geometric mean of the highest probability of each letter of a word."""
+    letters = span.letters
+    return (letters.product * letters.peak) ** (1.0 / letters.count) if letters is not None else 0.0
 
 
 def letters_of(span: Span) -> list[tuple[str, tuple[int, int]]]:

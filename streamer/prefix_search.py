@@ -167,7 +167,7 @@ class PrefixSearch:
                     top = max(top, weight)
                 else:
                     joined.append((j, weight, path_weight, i, token))
-        self._advance(frame, stays, grown, joined)
+        self._advance(frame, stays, grown, joined, heard)
 
     def _advance(
         self,
@@ -175,6 +175,7 @@ class PrefixSearch:
         stays: list[list[float]],
         grown: list[tuple[float, float, int, int, Context | None]],
         joined: list[tuple[int, float, float, int, int]],
+        heard: dict[int, float],
     ) -> None:
         """Join what came to the same text, keep the best texts and give them their new weights and paths."""
         beam, delimiter = self.beam, self.alphabet.delimiter_id
@@ -184,7 +185,7 @@ class PrefixSearch:
             stays[j][kind] += weight
             if path_weight > stays[j][kind + 2]:
                 stays[j][kind + 2] = path_weight
-                moved[j, kind] = self._longer(beam[i], token, frame)
+                moved[j, kind] = self._longer(beam[i], token, frame, heard.get(token, 0.0))
         weights = [stay[0] + stay[1] for stay in stays] + [new[0] for new in grown]
         order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)[: self.rules.width]
         top = weights[order[0]]
@@ -196,13 +197,17 @@ class PrefixSearch:
         for at in kept:
             if at >= len(beam):
                 weight, path_weight, i, token, context = grown[at - len(beam)]
-                children[at] = self._child(beam[i], token, weight, path_weight, context, frame)
+                path = self._longer(beam[i], token, frame, heard.get(token, 0.0))
+                children[at] = self._child(beam[i], token, weight, path_weight, context, path)
         for at in kept:
             if at < len(beam):
                 h, stay = beam[at], stays[at]
                 again = h.letter_path  # a letter that sounds on ends later
                 if again[0] is not None:
-                    again = (again[0][0], frame + 1, again[0][2]), again[1]
+                    (first, _, letters), p = again[0], heard.get(h.last, 0.0)
+                    if p > letters.peak:
+                        letters = letters._replace(peak=p)
+                    again = (first, frame + 1, letters), again[1]
                 h.blank_path, h.letter_path = moved.get((at, 0)) or h.path, moved.get((at, 1)) or again
                 h.blank, h.letter, h.blank_best, h.letter_best = stay
         self.beam = [children[at] if at >= len(beam) else beam[at] for at in kept]
@@ -211,27 +216,29 @@ class PrefixSearch:
             self.multiply([1.0 / top] * len(kept))
             self.scale += math.log(top)
 
-    def _longer(self, h: Hypothesis, token: int, frame: int) -> Path:
-        """The best path of a text with one more output."""
+    def _longer(self, h: Hypothesis, token: int, frame: int, p: float) -> Path:
+        """The best path of a text with one more output, which has this probability."""
         frames, words = h.blank_path if token == h.last else h.path
         if token == self.alphabet.delimiter_id:
             return (None, (Span(h.word, *frames), words)) if frames else (None, words)
         label = self.alphabet.labels[token]
         if frames is None:
-            return (frame, frame + 1, Letters(label, frame, frame, None)), words
-        return (frames[0], frame + 1, Letters(label, frame, frames[1], frames[2])), words
+            return (frame, frame + 1, Letters(label, frame, frame, None, p, 1.0, 1)), words
+        first, end, before = frames
+        letters = Letters(label, frame, end, before, p, before.product * before.peak, before.count + 1)
+        return (first, frame + 1, letters), words
 
     def _child(
-        self, h: Hypothesis, token: int, weight: float, path_weight: float, context: Context | None, frame: int
+        self, h: Hypothesis, token: int, weight: float, path_weight: float, context: Context | None, path: Path
     ) -> Hypothesis:
         """A text with one more output."""
         closing = token == self.alphabet.delimiter_id
         word = "" if closing else h.word + self.alphabet.labels[token]
         child = Hypothesis(h.key + self.symbols[token], -1 if closing else token, word, context)
         if closing:
-            child.blank, child.blank_best, child.blank_path = weight, path_weight, self._longer(h, token, frame)
+            child.blank, child.blank_best, child.blank_path = weight, path_weight, path
         else:
-            child.letter, child.letter_best, child.letter_path = weight, path_weight, self._longer(h, token, frame)
+            child.letter, child.letter_best, child.letter_path = weight, path_weight, path
         return child
 
     def multiply(self, factors: Sequence[float]) -> None:

@@ -19,17 +19,23 @@ from wavlm_live.streamer.decoding_defaults import GENERAL, RANGES, read_defaults
 shares = st.floats(-0.01, 1.01)
 
 
-@given(low=shares, high=shares, scale=st.floats(0.01, 50), shift=st.floats(-20, 20))
-def test_rising_and_from_0_to_1(low: float, high: float, scale: float, shift: float) -> None:
-    calibration = Calibration(scale, shift)
+@given(low=shares, high=shares, other=shares, scale=st.floats(0, 50), shift=st.floats(-20, 20), letters=st.floats(0, 9))
+def test_rising_and_from_0_to_1(
+    low: float, high: float, other: float, scale: float, shift: float, letters: float
+) -> None:
+    calibration = Calibration(scale, shift, letters)
     low, high = sorted((low, high))
-    assert 0 <= calibration(low) <= calibration(high) <= 1
+    assert 0 <= calibration(low, other) <= calibration(high, other) <= 1
+    assert 0 <= calibration(other, low) <= calibration(other, high) <= 1
 
 
 @given(confidence=st.floats(0.001, 0.999), scale=st.floats(0.1, 5), shift=st.floats(-5, 5))
 def test_the_odds_are_scaled_and_shifted(confidence: float, scale: float, shift: float) -> None:
-    found = Calibration(scale, shift)(confidence)
-    assert found / (1 - found) == pytest.approx((confidence / (1 - confidence)) ** scale * math.exp(shift), rel=1e-5)
+    odds = (confidence / (1 - confidence)) ** scale * math.exp(shift)
+    assert Calibration(scale, shift)(confidence) == pytest.approx(odds / (1 + odds), abs=1e-9)
+    with_letters = odds * (0.9 / 0.1) ** 0.7
+    found = Calibration(scale, shift, 0.7)(confidence, 0.9)
+    assert found == pytest.approx(with_letters / (1 + with_letters), abs=1e-9)
 
 
 def test_without_numbers_nothing_changes() -> None:
@@ -39,7 +45,8 @@ def test_without_numbers_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "name"), [((0.0, 0.0), "scale"), ((-1, 0), "scale"), ((math.nan, 0), "scale"), ((1, math.inf), "shift")]
+    ("values", "name"),
+    [((-0.1, 0.0), "scale"), ((1, 0, -1), "letters"), ((math.nan, 0), "scale"), ((1, math.inf), "shift")],
 )
 def test_bad_numbers_are_refused_by_name(values: tuple[float, float], name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"Calibration\.{name}"):

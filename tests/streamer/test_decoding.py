@@ -76,7 +76,8 @@ BAD = {
     "stability": [-0.1, 1.1, None],
     "details": [1, None],
     "confidence_temperature": [0, -1],
-    "confidence_scale": [0, -1, "1"],
+    "confidence_scale": [-0.1, 101, "1"],
+    "confidence_letters": [-0.1, math.inf],
     "confidence_shift": [-21, math.nan],
 }
 

@@ -118,3 +118,18 @@ def test_in_json(command: Any, audio_folder: Path, arguments: tuple[str, ...]) -
         assert "".join(letter["text"] for letter in word["letters"]) == word["text"]
         assert word["letters"][0]["start_s"] == word["start_s"]
     assert all(("candidates" in segment) == bool(arguments) for segment in found["segments"])
+
+
+def test_confidences_from_letters_are_those_of_greedy_decoding() -> None:
+    """A beam's word with the letters alone: the geometric mean of their highest probabilities."""
+    rows = np.exp(peaks([0, 2, 2, 0, 4, 0, 3, 3, 3, 1, 5, 0, 0]))
+    rows[2, 2], rows[6, 3], rows[7, 3] = 0.9, 0.7, 0.8
+    logprobs = np.log(rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
+    plain = make_decoder(ALPHABET)
+    letters = DecodingSettings(method="beam", confidence_scale=0.0, confidence_letters=1.0)
+    beam = make_decoder(ALPHABET, letters)
+    for decoder in (plain, beam):
+        decoder.accept(logprobs)
+    assert [w.text for w in beam.words] == [w.text for w in plain.words] == ["achb", "d"]
+    for found, expected in zip(beam.words, plain.words, strict=True):
+        assert found.confidence == pytest.approx(expected.confidence, rel=1e-4)
