@@ -154,6 +154,19 @@ class StreamingMixin:
         states.waiting_count[slot] += frames
 
     @torch.no_grad()
+    def encode_frames(self: WavLMModel, frames: Tensor, context: StreamingContext) -> Tensor:  # type: ignore[misc]
+        """The encoder alone, all chunks in one pass: what a stream under this context gives.
+
+        Args:
+            frames: `[batch, frames, hidden]` behind the front end, from the start of a chunk on.
+            context: what a step sees.
+
+        Returns:
+            `[batch, frames, hidden]`.
+        """
+        return self._encode_chunks(frames, None, context, False)[0]
+
+    @torch.no_grad()
     def step(
         self: WavLMModel,  # type: ignore[misc]
         states: StreamStates,

@@ -16,7 +16,7 @@ from .interrupts import Interrupted, Interruption
 from .sources import AudioSource, MicrophoneSource
 
 if TYPE_CHECKING:
-    from .session import Session  # imports torch, which whoever mistyped a name should not wait for
+    from .alone import Listener  # imports torch, which whoever mistyped a name should not wait for
 
 QUIETEST_DB = -120.0
 FALL_DB_S = 40.0
@@ -61,7 +61,7 @@ class Gauges:
 
 
 class Hearing:
-    """One source heard by one session.
+    """One source heard by one listener, a session or a stream alone.
 
     A signal ends it in order: no more sound is taken in, what a microphone has recorded until then is still heard,
     and the session is finished, so that the last words come out.
@@ -74,7 +74,7 @@ class Hearing:
     """
 
     def __init__(
-        self, source: AudioSource, session: Session, interruption: Interruption, *, paced: bool = False
+        self, source: AudioSource, session: Listener, interruption: Interruption, *, paced: bool = False
     ) -> None:
         self.gauges = Gauges()
         self._source, self._session, self._interruption = source, session, interruption

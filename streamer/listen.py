@@ -56,7 +56,7 @@ def listen(request: Request, load: Loader, terminal: Terminal, interruption: Int
     with ExitStack() as stack:
         stream = stack.enter_context(open_output(request.output, terminal))
         recogniser, settings = load()
-        session = recogniser.open(settings)
+        session = recogniser.alone(settings)
         microphone = stack.enter_context(MicrophoneSource(request.device, channel=request.channel))
         terminal.note(f"Listening to {microphone.name}. Ctrl+C ends.")
         hearing = Hearing(microphone, session, interruption)

@@ -13,6 +13,8 @@ import torch
 from ..model import CTCTokenizer, StreamingContext, WavLMForCTC
 from ..model.errors import CheckpointError, ConfigurationError, DeviceError
 from ..model.folders import Source, read_json
+from .ahead_encoder import Offline
+from .alone import AloneStream
 from .alphabet import Alphabet
 from .decoding_defaults import FILE, DecodingDefaults, read_defaults
 from .encoder import EncoderStream, LocalEncoder
@@ -183,6 +185,22 @@ class Recogniser:
         language_model = None if path is None else load_language_model(path)
         encoder = encoder or LocalEncoder(self.model, context)
         return Session(encoder, self.alphabet, context, settings, self.name, language_model)
+
+    def alone(self, settings: SessionSettings | None = None) -> AloneStream:
+        """Begin the only stream of a process: on a batcher of its own, driven by the caller.
+
+        Raises:
+            ConfigurationError: as `open`.
+        """
+        return AloneStream(self, settings)
+
+    def offline(self, settings: SessionSettings | None = None) -> Offline:
+        """Begin a recording that is all there: the results of a stream at the highest speed, none partial.
+
+        Raises:
+            ConfigurationError: as `open`.
+        """
+        return Offline(self, settings or SessionSettings())
 
 
 def read_contexts(path: Path | None) -> dict[str, StreamingContext]:

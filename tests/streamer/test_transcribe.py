@@ -77,6 +77,8 @@ class ScriptedRecogniser:
     def open(self, settings: SessionSettings) -> Session:
         return Session(ScriptedEncoder(SCRIPT), LETTERS, CONTEXT, settings, self.name)
 
+    alone = offline = open
+
 
 @pytest.fixture
 def scripted(monkeypatch):

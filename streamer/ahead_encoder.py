@@ -1,0 +1,175 @@
+"""A recording at full speed: `AheadEncoder` computes many chunks of it in one pass, `Offline` hands them to a session.
+
+A recording is all there, so its chunks need not be computed one after the other: `forward(context=)` computes all
+chunks of a stretch at once, each seeing what it would see in a stream. A stretch begins so far before its first chunk
+that nothing older can reach it (`resuming.Reach`), so the frames are those of a stream, and so is the text.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model import StreamingContext, WavLMForCTC
+from ..model.errors import StreamError
+from .encoder import EncoderStep
+from .events import SAMPLE_RATE, Event
+from .resuming import Reach
+
+if TYPE_CHECKING:
+    from .recogniser import Recogniser
+    from .session import SessionSettings
+
+FIRST_STRETCH_S, LONGEST_STRETCH_S = 16.0, 256.0
+"""Sound that is computed at once: little at first, so that there is text soon, then twice as much each time."""
+
+
+class AheadEncoder:
+    """The encoder of one recording; an `EncoderStream` that may be given sound before the session hears it.
+
+    Args:
+        model: in evaluation mode, on its device.
+        context: what a step sees.
+    """
+
+    def __init__(self, model: WavLMForCTC, context: StreamingContext) -> None:
+        config = model.config
+        self.hop_samples, self.receptive_samples = config.hop_samples, config.receptive_samples
+        self._model, self._context = model, context
+        reach = Reach.of(config, context).history_samples // config.hop_samples
+        self._reach_frames = -(-reach // context.chunk_frames) * context.chunk_frames
+        self._carry = model.wavlm.feature_extractor.start(1, cumulative=True, device=self._device)
+        self._sound = np.zeros(0, np.float32)  # given, and not convolved yet
+        self._given = self._heard = self._committed = 0
+        self._frames: Tensor = torch.zeros(0)  # behind the front end, from frame `_first` on
+        self._first = 0
+        self._chunks: deque[np.ndarray] = deque()  # log-probabilities of the next chunks' own frames
+
+    @property
+    def _device(self) -> torch.device:
+        return self._model.lm_head.weight.device
+
+    @property
+    def waiting_frames(self) -> int:
+        """See `EncoderStream`."""
+        return self._frames_of(self._heard) - self._committed
+
+    def ahead(self, samples: np.ndarray) -> None:
+        """Take sound that the session will hear next, and compute the chunks that it completes."""
+        self._convolve(samples)
+        complete = (self._first + len(self._frames) - self._context.right_frames) // self._context.chunk_frames
+        done = self._committed // self._context.chunk_frames + len(self._chunks)
+        if complete > done:
+            self._chunks.extend(self._encode(done, complete))
+
+    def listen(self, samples: np.ndarray) -> None:
+        """See `EncoderStream`; sound that was not given ahead is computed now."""
+        self._heard += len(samples)
+        beyond = self._heard - self._given
+        if beyond > 0:
+            self.ahead(samples[len(samples) - beyond :])
+
+    def step(self, *, commit: bool = True, final: bool = False) -> EncoderStep:
+        """See `EncoderStream`.
+
+        Raises:
+            StreamError: too few waiting frames for a chunk, or a look at an unfinished one, which would not be cheap
+                here.
+        """
+        chunk = self._context.chunk_frames
+        waiting = self.waiting_frames
+        if not commit:
+            raise StreamError("a recording at full speed has no provisional results; open a stream for them")
+        if not final and waiting < self._context.step_frames:
+            raise StreamError(f"{waiting} frames wait, a chunk needs {self._context.step_frames}")
+        if not self._chunks:  # the end: the last chunks are shorter, or see less to the right
+            self._chunks.extend(self._encode(self._committed // chunk, None))
+        logprobs = self._chunks.popleft()
+        own = min(waiting, chunk)
+        assert len(logprobs) == own
+        self._committed += own
+        return EncoderStep(logprobs, own)  # without right context, which only partial results would need
+
+    def close(self) -> None:
+        """See `EncoderStream`; the memory goes with the object."""
+
+    def _frames_of(self, samples: int) -> int:
+        beyond = samples - self.receptive_samples
+        return beyond // self.hop_samples + 1 if beyond >= 0 else 0
+
+    @torch.no_grad()
+    def _convolve(self, samples: np.ndarray) -> None:
+        """The front end, every sample once."""
+        before = self._frames_of(self._given)
+        self._given += len(samples)
+        self._sound = np.concatenate([self._sound, samples])
+        count = self._frames_of(self._given) - before
+        base, blocks = self._model.wavlm, [self._frames] if len(self._frames) else []
+        while count:
+            block = min(count, 500)
+            need = self.hop_samples * block + (0 if before else self.receptive_samples - self.hop_samples)
+            sound = torch.from_numpy(self._sound[:need].copy())[None].to(self._device)
+            features, self._carry = base.feature_extractor.run(sound, self._carry)
+            blocks.append(base.feature_projection(features)[0][0])
+            self._sound = self._sound[need:]
+            before, count = before + block, count - block
+        if blocks:
+            self._frames = torch.cat(blocks)
+
+    def _encode(self, first: int, last: int | None) -> list[np.ndarray]:
+        """Log-probabilities of the chunks [first, last), each `[own frames, labels]`; None: to the end."""
+        chunk = self._context.chunk_frames
+        keep = max(0, first * chunk - self._reach_frames)
+        self._frames = self._frames[keep - self._first :]
+        self._first = keep
+        end = None if last is None else last * chunk + self._context.right_frames - keep
+        frames = self._frames[None, :end]
+        hidden = self._model.wavlm.encode_frames(frames, self._context)[0]  # [frames, hidden]
+        wanted = hidden[first * chunk - keep : None if last is None else last * chunk - keep]
+        logprobs = self._model.lm_head(wanted).float().log_softmax(-1).cpu().numpy()
+        return [logprobs[n : n + chunk] for n in range(0, len(logprobs), chunk)]
+
+
+class Offline:
+    """A recording at full speed: the events of a stream, computed in long stretches; a `Listener`.
+
+    Args:
+        recogniser: whose model computes.
+        settings: how to listen; partial results are left out.
+
+    Raises:
+        ConfigurationError: as `Recogniser.open`.
+    """
+
+    def __init__(self, recogniser: Recogniser, settings: SessionSettings) -> None:
+        context = settings.context or recogniser.contexts["default"]
+        self._encoder = AheadEncoder(recogniser.model, context)
+        self._session = recogniser.open(replace(settings, partial_hop_ms=0), self._encoder)
+        self.ready = self._session.ready
+        """The event that opens the stream."""
+        self._blocks: list[np.ndarray] = []
+        self._stretch_samples = round(FIRST_STRETCH_S * SAMPLE_RATE)
+
+    def feed(self, samples: np.ndarray) -> list[Event]:
+        """See `Session.feed`; most blocks are only kept."""
+        self._blocks.append(samples)
+        if sum(map(len, self._blocks)) < self._stretch_samples:
+            return []
+        self._stretch_samples = min(2 * self._stretch_samples, round(LONGEST_STRETCH_S * SAMPLE_RATE))
+        return self._compute()
+
+    def finish(self) -> list[Event]:
+        """See `Session.finish`."""
+        return self._compute() + self._session.finish()
+
+    def _compute(self) -> list[Event]:
+        if not self._blocks:
+            return []
+        sound, self._blocks = np.concatenate(self._blocks), []
+        self._encoder.ahead(sound)
+        return self._session.feed(sound)
