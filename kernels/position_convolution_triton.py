@@ -117,7 +117,7 @@ def blocks_of(dtype: torch.dtype, channels: int, taps: int, groups: int, total: 
     """
     half = dtype != torch.float32
     wide = max(16, min(64, triton.next_power_of_2(channels)))
-    sizes = [(128, wide), (64, wide), (32, wide), (32, 16)] if half else [(64, min(wide, 32)), (32, 16)]
+    sizes = [(128, wide), (64, wide), (32, wide), (32, 16)] if half else [(32, min(wide, 32)), (32, 16)]
     m, n = next(
         (s for s in sizes if triton.cdiv(total, s[0]) * groups * triton.cdiv(channels, s[1]) >= processors), sizes[-1]
     )

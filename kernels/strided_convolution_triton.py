@@ -158,20 +158,20 @@ def strided_convolution_kernel(
         last_row = tl.minimum(rows, tl.cdiv((pid // blocks_n + 1) * BLOCK_M, positions))
         element = tl.arange(0, BLOCK_TAIL)
         wanted = element < KEEP * INPUTS
-        for r in range(first_row, last_row):
-            r = tl.cast(r, tl.int64)
-            count = inputs
+        for line in range(first_row, last_row):
+            last = tl.cast(line, tl.int64)
+            filled = inputs
             if RAGGED:
-                count = tl.load(count_ptr + r).to(tl.int32)
-            place = (count + KEPT - KEEP) * INPUTS + element
-            source = x_ptr + r * x_stride + (place - TAIL)
+                filled = tl.load(count_ptr + last).to(tl.int32)
+            place = (filled + KEPT - KEEP) * INPUTS + element
+            source = x_ptr + last * x_stride + (place - TAIL)
             if KEPT > 0:
-                slot = r
+                own = last
                 if slot_ptr is not None:
-                    slot = tl.load(slot_ptr + r)
-                source = tl.where(place < TAIL, tail_ptr + slot * slot_stride + place, source)
+                    own = tl.load(slot_ptr + last)
+                source = tl.where(place < TAIL, tail_ptr + own * slot_stride + place, source)
             value = tl.load(source, mask=wanted & (place >= 0), other=0.0)
-            tl.store(new_tail_ptr + r * (KEEP * INPUTS) + element, value, mask=wanted)
+            tl.store(new_tail_ptr + last * (KEEP * INPUTS) + element, value, mask=wanted)
 
 
 @dataclass(frozen=True)
