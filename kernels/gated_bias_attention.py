@@ -1,43 +1,163 @@
-"""Attention with WavLM's gated relative position bias: whole sequences and copied chunks.
+"""Attention with WavLM's gated relative position bias over whole utterances and chunks, with gradients.
 
 score(i, j) = q_i . k_j / sqrt(d) + gate_i * rel[j - i]        (Chen et al. 2021, equations 4 to 8)
 
-The gate belongs to the query and the bias to the distance, so no tensor of size frames x frames is needed: the
-queries are worked off in blocks, each with the small matrix of its own distances.
+The gate belongs to the query and the bias to the distance, so nothing of size frames x frames is kept. Registered as
+`wavlm_live::full_attention`: Triton kernels on CUDA (full_attention_forward.py and its neighbours), blocks of torch's
+fused attention elsewhere (full_attention_torch.py). kernels/dispatch.py says which runs.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .relative_bias import shear
+from . import dispatch, full_attention_torch
+from .attention_settings import forward_rows, tile_rows
+from .attention_tiles import Tiles
 
-BLOCK_ELEMENTS = 1 << 23
-"""Entries of one block's score matrix (all rows and heads): 32 MiB in float32."""
-GROUP_QUERIES = 96
-"""Chunks are taken together until a block has about this many queries."""
+KERNEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_library = torch.library.Library("wavlm_live", "FRAGMENT")
+_library.define(
+    "attention_bias(Tensor rel, Tensor like, int tokens, int left, int chunk, int right) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "full_attention(Tensor q, Tensor k, Tensor v, Tensor gate, Tensor rel, Tensor sheared, Tensor? lengths, "
+    "Tensor? seed, float dropout, int left, int chunk, int right) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "full_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor gate, Tensor rel, Tensor sheared, "
+    "Tensor? lengths, Tensor? seed, Tensor out, Tensor lse, float dropout, int left, int chunk, int right, "
+    "bool trained) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 
 
-def hidden_score(dtype: torch.dtype) -> float:
-    """The score of a pair that must not be seen: far below all others, yet finite, so that a row with nothing
-    to see (padding) gives finite numbers."""
-    return torch.finfo(dtype).min / 2
+def _by_kernel(tensor: Tensor) -> bool:
+    return tensor.dtype in KERNEL_TYPES and dispatch.choose("full_attention", tensor).path == "triton"
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor, allowed: Tensor | None, dropout: float, weights: bool
-) -> tuple[Tensor, Tensor | None]:
-    """One block: q [B, h, Q, d], k and v [B, h, K, d], gate [B, h, Q], bias [h, Q, K] -> [B, h, Q, d]."""
-    mask = gate.unsqueeze(-1) * bias  # [B, h, Q, K]
-    if allowed is not None:
-        mask = mask.masked_fill(~allowed, hidden_score(mask.dtype))
-    if not weights:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout), None
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + mask
-    probabilities = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
-    return F.dropout(probabilities, dropout) @ v, probabilities
+def _bias_tiles(like: Tensor, tokens: int, left: int, chunk: int, right: int) -> Tiles:
+    return Tiles(tokens, left, chunk, right, forward_rows(like.dtype, chunk > 0, like.shape[-1]))
+
+
+def _attention_bias(rel: Tensor, like: Tensor, tokens: int, left: int, chunk: int, right: int) -> Tensor:
+    if not _by_kernel(like):
+        return rel.new_empty(rel.shape[0], 0, 0, dtype=like.dtype)
+    return _bias_tiles(like, tokens, left, chunk, right).shear(rel, like.dtype)
+
+
+def _attention_bias_fake(rel: Tensor, like: Tensor, tokens: int, left: int, chunk: int, right: int) -> Tensor:
+    if not _by_kernel(like):
+        return rel.new_empty(rel.shape[0], 0, 0, dtype=like.dtype)
+    tiles = _bias_tiles(like, tokens, left, chunk, right)
+    return rel.new_empty(rel.shape[0], tiles.rows, tiles.columns, dtype=like.dtype)
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, sheared: Tensor, lengths: Tensor | None,
+    seed: Tensor | None, dropout: float, left: int, chunk: int, right: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if not _by_kernel(q):
+        q, k, v, gate = (x.contiguous() for x in (q, k, v, gate))
+        return full_attention_torch.forward(q, k, v, gate, rel, lengths, seed, dropout, left, chunk, right)
+    from . import full_attention_forward as kernel
+
+    q, k, v, gate = (x.contiguous() for x in (q, k, v, gate))
+    tiles = _bias_tiles(q, q.shape[1], left, chunk, right)
+    if sheared.numel() == 0:
+        sheared = tiles.shear(rel, q.dtype)
+    return kernel.forward(q, k, v, gate, sheared, lengths, seed, dropout, tiles)
+
+
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, sheared: Tensor, lengths: Tensor | None,
+    seed: Tensor | None, dropout: float, left: int, chunk: int, right: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch, tokens, heads, _ = q.shape
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return q.new_empty(q.shape), q.new_empty(batch, heads, tokens, dtype=wide)
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, sheared: Tensor, lengths: Tensor | None,
+    seed: Tensor | None, out: Tensor, lse: Tensor, dropout: float, left: int, chunk: int, right: int, trained: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad, q, k, v, gate = (x.contiguous() for x in (grad, q, k, v, gate))
+    if not _by_kernel(q):
+        found = full_attention_torch.backward(grad, q, k, v, gate, rel, lengths, seed, dropout, left, chunk, right)
+        drel = found[4] if trained else found[4].new_empty(0)
+        return (*found[:4], drel)
+    from . import full_attention_backward as kernel
+    from .full_attention_bias_gradient import bias_gradient
+
+    if sheared.numel() == 0:
+        sheared = _bias_tiles(q, q.shape[1], left, chunk, right).shear(rel, q.dtype)
+    tiles = Tiles(q.shape[1], left, chunk, right, tile_rows(q.dtype))
+    dq, dk, dv, dgate, delta = kernel.backward(grad, q, k, v, gate, sheared, lengths, seed, out, lse, dropout, tiles)
+    drel = lse.new_empty(0)
+    if trained:
+        reach = rel.shape[1] // 2
+        drel = bias_gradient(grad, q, k, v, gate, sheared, lengths, seed, lse, delta, reach, dropout, tiles)
+    return dq, dk, dv, dgate, drel
+
+
+def _backward_fake(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, sheared: Tensor, lengths: Tensor | None,
+    seed: Tensor | None, out: Tensor, lse: Tensor, dropout: float, left: int, chunk: int, right: int, trained: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    drel = lse.new_empty(rel.shape) if trained else lse.new_empty(0)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), gate.new_empty(gate.shape), drel
+
+
+for _name, _real, _fake in (
+    ("attention_bias", _attention_bias, _attention_bias_fake),
+    ("full_attention", _forward, _forward_fake),
+    ("full_attention_backward", _backward, _backward_fake),
+):
+    for _key in ("CPU", "CUDA"):
+        _library.impl(_name, _real, _key)
+    torch.library.register_fake(f"wavlm_live::{_name}", _fake, lib=_library)
+
+
+class _FullAttention(torch.autograd.Function):
+    """The op with its gradients."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, gate, rel, sheared, lengths, seed, dropout, left, chunk, right):
+        out, lse = torch.ops.wavlm_live.full_attention(
+            q, k, v, gate, rel, sheared, lengths, seed, dropout, left, chunk, right
+        )
+        ctx.save_for_backward(q, k, v, gate, rel, sheared, lengths, seed, out, lse)
+        ctx.settings = (dropout, left, chunk, right)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        q, k, v, gate, rel, sheared, lengths, seed, out, lse = ctx.saved_tensors
+        trained = ctx.needs_input_grad[4]
+        dq, dk, dv, dgate, drel = torch.ops.wavlm_live.full_attention_backward(
+            grad, q, k, v, gate, rel, sheared, lengths, seed, out, lse, *ctx.settings, trained
+        )
+        return dq, dk, dv, dgate, drel.to(rel.dtype) if trained else None, *[None] * 7
+
+
+def attention_bias(rel: Tensor, like: Tensor, context: tuple[int, int, int] | None = None) -> Tensor:
+    """The bias as the kernels read it; made once, it serves all layers of a call with the same tokens.
+
+    Args:
+        rel: `[heads, 2 * reach + 1]` of `relative_vector`.
+        like: a q of the call, `[batch, tokens, heads, size]`.
+        context: as for `gated_bias_attention`.
+
+    Returns:
+        For `sheared` of `gated_bias_attention`; empty where torch's path runs, which has no use for it.
+    """
+    return torch.ops.wavlm_live.attention_bias(rel.detach(), like.detach(), like.shape[1], *(context or (0, 0, 0)))
 
 
 def gated_bias_attention(
@@ -47,139 +167,63 @@ def gated_bias_attention(
     gate: Tensor,
     rel: Tensor,
     *,
-    first_distance: int = 0,
-    allowed: Tensor | None = None,
+    lengths: Tensor | None = None,
+    context: tuple[int, int, int] | None = None,
     dropout: float = 0.0,
-    weights: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Every query sees every allowed key; memory grows with the keys, not with queries times keys.
+    sheared: Tensor | None = None,
+) -> Tensor:
+    """Every query sees all valid keys of its row, or what a streaming context lets it see.
+
+    With a context (L, C, R) the tokens are chunks x (C + R): the own frames of chunk n, then copies of the R frames
+    behind it, computed again for this chunk alone. A token of chunk n sees the own frames of [nC - L, nC + C) and the
+    copies of its own chunk. Memory grows with the tokens. Gradients for all of q, k, v, gate and rel.
 
     Args:
-        q: `[batch, heads, queries, size]`.
-        k, v: `[batch, heads, keys, size]`.
-        gate: `[batch, heads, queries]`.
-        rel: `[heads, 2 * reach + 1]`, see `relative_vector`.
-        first_distance: distance in frames of key 0 from query 0.
-        allowed: bool, broadcast to `[batch, 1, queries or 1, keys]`; None: all.
+        q, k, v: `[batch, tokens, heads, size]`, one dtype.
+        gate: `[batch, tokens, heads]`, of any floating dtype.
+        rel: `[heads, 2 * reach + 1]`, see `relative_vector`; it must reach every distance that is seen.
+        lengths: int32 `[batch]`, valid frames of each row; None: all.
+        context: L, C and R in frames; None: the whole utterance.
         dropout: probability on the attention weights.
-        weights: also return the attention weights `[batch, heads, queries, keys]` (memory queries x keys).
+        sheared: of `attention_bias`, where several layers share it.
 
     Returns:
-        `[batch, heads, queries, size]` and the weights or None.
+        `[batch, tokens, heads, size]`. A row of queries that sees nothing gives finite numbers of no meaning.
 
     Raises:
-        ValueError: `rel` does not reach a distance that occurs.
+        ValueError: shapes that do not fit, or a `rel` too short.
     """
-    batch, heads, queries, _ = q.shape
-    keys = k.shape[2]
-    block = max(16, BLOCK_ELEMENTS // max(1, batch * heads * keys))
-    outputs, probabilities = [], []
-    for start in range(0, queries, block):
-        stop = min(queries, start + block)
-        bias = shear(rel, stop - start, keys, first_distance - start)
-        seen = allowed if allowed is None or allowed.shape[-2] == 1 else allowed[..., start:stop, :]
-        out, p = _attend(q[:, :, start:stop], k, v, gate[:, :, start:stop], bias, seen, dropout, weights)
-        outputs.append(out)
-        probabilities.append(p)
-    if len(outputs) == 1:
-        return outputs[0], probabilities[0]
-    return torch.cat(outputs, 2), torch.cat(probabilities, 2) if weights else None
+    left, chunk, right = context or (0, 0, 0)
+    _check(q, k, v, gate, rel, lengths, context)
+    seed = torch.randint(1 << 62, (1,), device=q.device) if dropout > 0 else None
+    if sheared is None:
+        sheared = q.new_empty(0)
+    numbers = (dropout, left, chunk, right)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, gate, rel)):
+        return _FullAttention.apply(q, k, v, gate, rel, sheared, lengths, seed, *numbers)  # type: ignore[return-value]
+    return torch.ops.wavlm_live.full_attention(q, k, v, gate, rel, sheared, lengths, seed, *numbers)[0]
 
 
-class ChunkedAttention:
-    """Attention of all chunks of a streaming context in one pass, the right context copied behind each chunk.
-
-    Tokens are laid out `[batch, chunks, chunk + right]`: the own frames of chunk n, then the frames that follow
-    it, computed again for this chunk alone. A token of chunk n sees the own frames of [nC - L, nC + C) and the
-    copies of its own chunk. Chunks are worked off in groups that share one bias matrix, since the distances in a
-    group do not depend on where it stands.
-
-    Args:
-        rel: `[heads, 2 * reach + 1]`; must reach `left + group + right` frames, see `reach_of`.
-        left, chunk, right: the context in frames.
-        chunks: number of chunks.
-        lengths: int64 `[batch]`, valid frames a row.
-    """
-
-    def __init__(self, rel: Tensor, left: int, chunk: int, right: int, chunks: int, lengths: Tensor):
-        self.left, self.chunk, self.right, self.chunks = left, chunk, right, chunks
-        self.group = self.group_of(chunk, right, chunks)
-        # no more columns to the left than there are frames
-        self.behind = min(left, (chunks - 1) * chunk)
-        device = rel.device
-        group = torch.arange(self.group, device=device)
-        inside = torch.arange(chunk + right, device=device)
-        copies = torch.arange(chunk, chunk + right, device=device)
-        query_chunk = group.repeat_interleave(chunk + right)  # [Q]
-        query = (group[:, None] * chunk + inside).flatten()  # [Q], frames from the start of the group
-        own_key = torch.arange(-self.behind, self.group * chunk, device=device)
-        copy_key = (group[:, None] * chunk + copies).flatten()
-        copy_chunk = group.repeat_interleave(right)
-        start = query_chunk[:, None] * chunk
-        sees_own = (own_key >= start - left) & (own_key < start + chunk)
-        sees_copy = copy_chunk == query_chunk[:, None]
-        self.allowed = torch.cat([sees_own, sees_copy], 1)  # [Q, K]
-        self.key = torch.cat([own_key, copy_key])  # [K]
-        distance = self.key - query[:, None]
-        reach = rel.shape[1] // 2
-        # distances of hidden pairs may lie beyond the reach; their value does not matter
-        self.bias = rel[:, distance.clamp(-reach, reach) + reach]  # [h, Q, K]
-        self.lengths = lengths
-        self.shortest = int(lengths.min())
-
-    @staticmethod
-    def group_of(chunk: int, right: int, chunks: int) -> int:
-        """Chunks that are worked off together."""
-        return min(chunks, max(1, GROUP_QUERIES // (chunk + right)))
-
-    @staticmethod
-    def reach_of(left: int, chunk: int, right: int, chunks: int) -> int:
-        """Largest distance in frames between a query and a key that it sees."""
-        return min(left, (chunks - 1) * chunk) + chunk + right
-
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, dropout: float = 0.0, weights: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """q, k, v `[batch, chunks, chunk + right, heads, size]`, gate `[..., heads]` -> the same shape as q.
-
-        Raises:
-            ValueError: weights asked for; they have no common layout over chunks.
-        """
-        if weights:
-            raise ValueError("attention weights are not available with a streaming context; call without `context`")
-        batch, _, _, heads, size = q.shape
-        own, right = self.chunk, self.right
-        own_k, own_v = (x[:, :, :own].flatten(1, 2) for x in (k, v))  # [B, chunks * C, h, d]
-        outputs = []
-        for first in range(0, self.chunks, self.group):
-            count = min(self.group, self.chunks - first)
-            behind = min(self.behind, first * own)
-            rows = count * (own + right)
-            # columns of this group: drop what lies before the first frame and the chunks it does not have
-            columns = [slice(self.behind - behind, self.behind + count * own)]
-            low = first * own - behind
-            keys, values = own_k[:, low : (first + count) * own], own_v[:, low : (first + count) * own]
-            if right:
-                base = self.behind + self.group * own
-                columns.append(slice(base, base + count * right))
-                copies = slice(first, first + count)
-                keys = torch.cat([keys, k[:, copies, own:].flatten(1, 2)], 1)
-                values = torch.cat([values, v[:, copies, own:].flatten(1, 2)], 1)
-            bias = torch.cat([self.bias[:, :rows, c] for c in columns], 2)
-            allowed = torch.cat([self.allowed[:rows, c] for c in columns], 1)
-            frame = torch.cat([self.key[c] for c in columns]) + first * own  # [K]
-            if self.shortest < (first + count) * own + right:
-                allowed = allowed & (frame < self.lengths[:, None, None, None])  # [B, 1, Q, K]
-            take = slice(first, first + count)
-            out, _ = _attend(
-                q[:, take].flatten(1, 2).transpose(1, 2),
-                keys.transpose(1, 2),
-                values.transpose(1, 2),
-                gate[:, take].flatten(1, 2).transpose(1, 2),
-                bias,
-                allowed,
-                dropout,
-                False,
-            )
-            outputs.append(out.transpose(1, 2).reshape(batch, count, own + right, heads, size))
-        return (torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]), None
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, lengths: Tensor | None,
+    context: tuple[int, int, int] | None,
+) -> None:  # fmt: skip
+    if q.dim() != 4 or k.shape != q.shape or v.shape != q.shape or gate.shape != q.shape[:3]:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v, gate))
+        raise ValueError(
+            f"q, k, v, gate have shapes {shapes}, expected three [batch, tokens, heads, size] and one less"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v have dtypes {q.dtype}, {k.dtype}, {v.dtype}, expected one")
+    if lengths is not None and (lengths.shape != q.shape[:1] or lengths.dtype != torch.int32):
+        raise ValueError(
+            f"lengths have shape {tuple(lengths.shape)} and dtype {lengths.dtype}, expected int32 [{q.shape[0]}]"
+        )
+    if context is not None and (context[0] < 0 or context[1] < 1 or context[2] < 0):
+        raise ValueError(f"context is {context}, expected left from 0, chunk from 1, right from 0 on")
+    reach = Tiles(q.shape[1], *(context or (0, 0, 0)), rows=1).reach
+    if rel.dim() != 2 or rel.shape[0] != q.shape[2] or rel.shape[1] // 2 < reach:
+        raise ValueError(
+            f"rel has shape {tuple(rel.shape)}, expected {q.shape[2]} heads and {reach} frames in both directions: "
+            f"[{q.shape[2]}, {2 * reach + 1}] at least"
+        )

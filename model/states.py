@@ -24,6 +24,7 @@ class StreamStates:
         slots: streams that fit.
         context: what a step sees.
         device, dtype: of the cached tensors; the dtype of the model gives exact streams.
+        ring_dtype: of cached keys and values; None: as `dtype`. torch.int8 keeps a scale for each frame and head.
 
     Raises:
         StreamError: fewer than one slot.
@@ -37,6 +38,7 @@ class StreamStates:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        ring_dtype: torch.dtype | None = None,
     ):
         if slots < 1:
             raise StreamError(f"{slots} slots asked for, expected at least 1")
@@ -64,9 +66,15 @@ class StreamStates:
         """Frames behind the front end that no committing step has taken, from index 0 on."""
         self.position = new(self.position_frames, hidden)
         """The last committed frames before the position was added, right-aligned."""
-        self.keys = new(self.layers, context.left_frames, hidden)
+        self.ring_dtype = ring_dtype or dtype
+        ring = (self.layers, context.left_frames)
+        self.keys = new(*ring, hidden, kind=self.ring_dtype)
         """Ring: the key of frame t stands at index t modulo left_frames."""
-        self.values = new(self.layers, context.left_frames, hidden)
+        self.values = new(*ring, hidden, kind=self.ring_dtype)
+        scaled = self.ring_dtype == torch.int8
+        self.key_scales = new(*ring, config.num_attention_heads, kind=torch.float32) if scaled else None
+        """What int8 keys are multiplied with, for each frame and head."""
+        self.value_scales = new(*ring, config.num_attention_heads, kind=torch.float32) if scaled else None
 
         self.heard_samples = torch.zeros(slots, dtype=torch.int64)
         self.remaining_samples = torch.zeros(slots, dtype=torch.int64)
@@ -116,7 +124,7 @@ class StreamStates:
         """Every tensor by name, slots on dimension 0."""
         named = {f"tail_{i}": tail for i, tail in enumerate(self.tails)}
         for name in (
-            "remainder", "norm", "wave", "waiting_frames", "position", "keys", "values",
+            "remainder", "norm", "wave", "waiting_frames", "position", "keys", "values", "key_scales", "value_scales",
             "heard_samples", "remaining_samples", "waiting_count", "committed_frames",
         ):  # fmt: skip
             tensor = getattr(self, name)
@@ -140,7 +148,8 @@ class StreamStates:
             tensor[target] = tensor[source]
 
     def _description(self) -> dict[str, str]:
-        return {"context": str(self.context), "layers": str(self.layers), "hidden": str(self.config.hidden_size)}
+        described = {"context": str(self.context), "layers": str(self.layers), "hidden": str(self.config.hidden_size)}
+        return {**described, "ring": "int8"} if self.ring_dtype == torch.int8 else described
 
     def save(self, slot: int, path: str | Path) -> None:
         """Write one slot to a safetensors file, from which `load` continues the stream exactly."""

@@ -30,8 +30,11 @@ class StreamingMixin:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        ring_dtype: torch.dtype | None = None,
     ) -> StreamStates:
         """State for `slots` streams, on the model's device and in its dtype unless told otherwise.
+
+        `ring_dtype` is that of cached keys and values: torch.bfloat16 halves them, torch.int8 quarters them.
 
         Raises:
             ConfigurationError: the model has an adapter.
@@ -42,7 +45,10 @@ class StreamingMixin:
                 "load the checkpoint with add_adapter=False"
             )
         weight = self.feature_projection.projection.weight
-        return StreamStates(self.config, slots, context, device=device or weight.device, dtype=dtype or weight.dtype)
+        return StreamStates(
+            self.config, slots, context, device=device or weight.device, dtype=dtype or weight.dtype,
+            ring_dtype=ring_dtype,
+        )  # fmt: skip
 
     @torch.no_grad()
     def listen(

@@ -215,7 +215,7 @@ class WavLMModel(StreamingMixin, PretrainedMixin, TrainableMixin, nn.Module):
             layout = WholeLayout(rel, None if mask is None else mask)
             out, hidden, attentions = self.encoder(x, position[:, 0], layout, collect)
             return out, hidden, attentions
-        layout = ChunkLayout(rel, StreamingContext(left, chunk, right), chunks, lengths)
+        layout = ChunkLayout(rel, StreamingContext(left, chunk, right), lengths)
         out, hidden, attentions = self.encoder(copied, position, layout, collect)
 
         def own(y: Tensor) -> Tensor:  # [B, chunks, C + R, H] -> [B, frames, H]

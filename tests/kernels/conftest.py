@@ -15,10 +15,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def _gate():
-    name = "wavlm_live_compile_gate"
+def _beside(file: str):
+    """A module beside this file; pytest's importlib mode puts no folder on sys.path."""
+    name = f"wavlm_live_tests_{file}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("compile_gate.py"))
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{file}.py"))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -28,10 +29,16 @@ def _gate():
 
 
 @pytest.fixture(scope="session")
+def oracle():
+    """The module attention_oracle.py."""
+    return _beside("attention_oracle")
+
+
+@pytest.fixture(scope="session")
 def compile_gate():
     """The module compile_gate.py: `Job`, `Compiled`, `compile_kernels`."""
     pytest.importorskip("triton", reason="the compile gate needs triton (Linux)")
-    return _gate()
+    return _beside("compile_gate")
 
 
 @pytest.fixture
@@ -41,3 +48,22 @@ def interpreter(monkeypatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("with a GPU the kernels run on it: pytest -m gpu")
     monkeypatch.setenv("WAVLM_LIVE_KERNELS", "triton")
+
+
+@pytest.fixture(params=["torch", "interpreter"])
+def path(request, monkeypatch) -> str:
+    """Both implementations, on the CPU."""
+    if request.param == "interpreter":
+        request.getfixturevalue("interpreter")
+    else:
+        monkeypatch.setenv("WAVLM_LIVE_KERNELS", "torch")
+    return request.param
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Memory that torch hands out unwritten holds NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)

@@ -172,7 +172,7 @@ def test_one_layer_alone(law, context, number, frames, stable):
         pad = chunks * context.chunk_frames + context.right_frames - frames
         padded = torch.nn.functional.pad(x, (0, 0, 0, pad))
         copied = padded.unfold(1, context.step_frames, context.chunk_frames).transpose(2, 3)
-        out, _ = layer(copied, ChunkLayout(rel, context, chunks, torch.tensor([frames])))
+        out, _ = layer(copied, ChunkLayout(rel, context, torch.tensor([frames])))
     own_part = out[:, :, : context.chunk_frames].flatten(1, 2)[:, :frames]
     assert law.difference(torch.cat(got, 1), own_part) < TOLERANCE
 
