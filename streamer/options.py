@@ -351,7 +351,7 @@ class Listening:
             settings = SessionSettings(partial_hop_ms=self.partial_hop_ms, endpoint=rules, decoding=decoding)
             if decoding.lm_path is not None:
                 load_language_model(decoding.lm_path)
-        recogniser = Recogniser.load(self.model, self.device)
+        recogniser = Recogniser.load(self.model, self.device, "auto")
         with as_usage():
             if decoding.hotwords:
                 hotwords_for(recogniser.alphabet, decoding.hotwords)  # now, not when the sound has begun

@@ -16,6 +16,7 @@ from ..model.folders import Source, read_json
 from .ahead_encoder import Offline
 from .alone import AloneStream
 from .alphabet import Alphabet
+from .cpu_choice import adopt, choose_for_cpu
 from .decoding_defaults import FILE, DecodingDefaults, read_defaults
 from .encoder import EncoderStream, LocalEncoder
 from .language_model import load_language_model
@@ -98,6 +99,8 @@ class Recogniser:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.compute = str(self.dtype).removeprefix("torch.")
+        """What the model computes in, for people."""
         self.contexts = {"default": GENERAL_CONTEXT, **(contexts or {})}
         self.decoding = decoding or DecodingDefaults()
         self.words_need_voice = words_need_voice
@@ -116,7 +119,8 @@ class Recogniser:
             name_or_path: a folder or hub name in transformers' format, or the name of a bundled model; None: the
                 bundled one.
             device: to compute on: auto, cpu, cuda or cuda:N.
-            dtype: to compute in: float32 (None), bfloat16 or float16.
+            dtype: to compute in: float32 (None), bfloat16 or float16; "auto": what is fastest here, on a CPU found by
+                trying (`cpu_choice`), on a GPU bfloat16.
 
         Raises:
             CheckpointError: no such checkpoint, or one that cannot be used.
@@ -137,9 +141,15 @@ class Recogniser:
         contexts = read_contexts(source.find("streaming.json"))
         if not contexts:
             logger.info("%s names no streaming context, %s is used", name, GENERAL_CONTEXT)
+        fastest = dtype == "auto"
+        if fastest:
+            dtype = None if where.type == "cpu" else "bfloat16"
         model = WavLMForCTC.from_pretrained(path, device=where, dtype=dtype)
+        compute = adopt(model, choose_for_cpu(model)) if fastest and where.type == "cpu" else ""
         # measured for these alone, see docs/endpointing.md: other models may know noise, or hear what Silero does not
-        return cls(model, tokenizer, name, contexts, read_defaults(source.find(FILE)), words_need_voice=bundled)
+        made = cls(model, tokenizer, name, contexts, read_defaults(source.find(FILE)), words_need_voice=bundled)
+        made.compute = compute or made.compute
+        return made
 
     @property
     def device(self) -> torch.device:

@@ -135,13 +135,14 @@ class SavedStream:
 
 
 def fingerprint(model: WavLMForCTC) -> str:
-    """Tells models apart: sizes, and a checksum of the head's weights and of the first layer's."""
-    first = model.wavlm.encoder.layers[0]
+    """Tells models apart: sizes, dtype, and a checksum of the weights before and behind the layers."""
+    projection = model.wavlm.feature_projection.projection
     total = 0
-    for tensor in (model.lm_head.weight, model.lm_head.bias, *list(first.parameters())[:2]):
+    for tensor in (model.lm_head.weight, model.lm_head.bias, projection.weight, projection.bias):
         total = zlib.crc32(tensor.detach().float().cpu().numpy().tobytes(), total)
     config = model.config
-    return f"{config.hidden_size}x{config.num_hidden_layers}-{config.vocab_size}-{total:08x}"
+    sizes = f"{config.hidden_size}x{config.num_hidden_layers}-{config.vocab_size}"
+    return f"{sizes}-{model.lm_head.weight.dtype}-{total:08x}"
 
 
 def make_array(dtype: str, shape: tuple[int, ...], data: bytes) -> np.ndarray:

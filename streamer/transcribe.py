@@ -88,7 +88,7 @@ def _transcribe_one(
     # Opened before the model is loaded: a wrong name should be told at once.
     with open_source(recording, channel=request.channel, block_samples=block) as source, ExitStack() as stack:
         recogniser, settings = load()
-        # A recording that is all there is computed in long stretches; a pipe and whoever wants to see words come are not.
+        # What is all there is computed in long stretches, but for a pipe and whoever wants to see words come.
         whole = recording != "-" and not request.realtime and not request.partials
         session = recogniser.offline(settings) if whole else recogniser.alone(settings)
         hearing = Hearing(source, session, interruption, paced=request.realtime)
