@@ -1,0 +1,134 @@
+// What was understood of a lane's sound, ordered by time. All times are samples since the lane began.
+//
+// A stream may end and another one begin in the same lane (other settings, or a server that does not know it): then the
+// clock starts anew, and `origin` says where on the lane's clock that is.
+
+import { RATE, RowRing } from "./rings.js";
+
+const FRAME = 320; // samples of one probability
+const DRAWN_S = 60; // what can still be drawn
+const MOST_SPANS = 400; // of speech, that are kept for drawing
+const MOST_FINALS = 4000; // for the transcript; about a day of ordinary talk
+
+export class Timeline {
+  constructor() {
+    this.origin = 0;
+    this.speech = []; // {start, end}; an open one has the end null
+    this.finals = []; // {id, text, start, end, reason, words, speaker}
+    this.speakers = []; // {speaker, start, end, confidence}
+    this.partial = null; // {stable, unstable, words}
+    this.probabilities = new RowRing((DRAWN_S * RATE) / FRAME, 1);
+    this.decided = 0; // frames up to here went through the model
+    this.forgotten = 0; // finals that were too many
+    this.count = 0;
+  }
+
+  // A stream begins at this sample of the lane.
+  begin(sample) {
+    this.stop();
+    this.origin = sample;
+  }
+
+  // The stream is over: nothing stays open.
+  stop() {
+    this.partial = null;
+    const last = this.speech.at(-1);
+    if (last && last.end === null) last.end = Math.max(last.start, this.decided);
+  }
+
+  samples(seconds) {
+    return this.origin + Math.round(seconds * RATE);
+  }
+
+  // Takes an event of the stream; gives the final if it was one.
+  take(event) {
+    switch (event.type) {
+      case "activity":
+        this.#activity(event);
+        break;
+      case "speech_started":
+        this.speech.push({ start: this.samples(event.at_s), end: null });
+        if (this.speech.length > MOST_SPANS) this.speech.shift();
+        break;
+      case "speech_stopped":
+        if (this.speech.at(-1)?.end === null) this.speech.at(-1).end = this.samples(event.at_s);
+        break;
+      case "partial":
+        this.partial = { stable: event.stable, unstable: event.unstable, words: this.#words(event.words) };
+        this.#mute();
+        break;
+      case "speaker":
+        this.#speaker(event);
+        break;
+      case "final":
+        return this.#final(event);
+      default:
+    }
+    return null;
+  }
+
+  #activity(event) {
+    const first = Math.floor(this.samples(event.start_s) / FRAME);
+    if (first < this.probabilities.total) return; // heard again after a reconnection
+    this.probabilities.skipTo(first, -1); // -1: nothing is known
+    for (const p of event.probabilities) this.probabilities.values[this.probabilities.next()] = p;
+    this.decided = this.samples(event.start_s) + event.probabilities.length * FRAME;
+  }
+
+  #words(words) {
+    return words.map((word) => ({
+      text: word.text,
+      start: this.samples(word.start_s),
+      end: this.samples(word.end_s),
+      confidence: word.confidence,
+      stable: true,
+    }));
+  }
+
+  // The last words, those of the unstable text, may still change.
+  #mute() {
+    const { words, unstable } = this.partial;
+    const count = unstable ? unstable.split(" ").length : 0;
+    words.forEach((word, n) => {
+      word.stable = n < words.length - count;
+    });
+  }
+
+  #speaker(event) {
+    const span = {
+      speaker: event.speaker,
+      start: this.samples(event.start_s),
+      end: this.samples(event.end_s),
+      confidence: event.confidence,
+    };
+    this.speakers.push(span);
+    if (this.speakers.length > MOST_SPANS) this.speakers.shift();
+    for (const final of this.finals.slice(-5)) {
+      if (span.start < final.end && span.end > final.start) final.speaker = span.speaker;
+    }
+  }
+
+  #final(event) {
+    const [start, end] = [this.samples(event.start_s), this.samples(event.end_s)];
+    const speaker = this.speakers.findLast((span) => span.start < end && span.end > start)?.speaker ?? null;
+    this.count += 1;
+    const final = { id: this.count, text: event.text, start, end, reason: event.reason, speaker, words: this.#words(event.words) };
+    this.finals.push(final);
+    if (this.finals.length > MOST_FINALS) {
+      this.finals.shift();
+      this.forgotten += 1;
+    }
+    this.partial = null;
+    return final;
+  }
+
+  // All words between two samples, the ones that may change too.
+  *wordsWithin(from, to) {
+    for (let n = this.finals.length - 1; n >= 0 && this.finals[n].end >= from; n -= 1) {
+      for (const word of this.finals[n].words) if (word.end >= from && word.start <= to) yield word;
+    }
+    for (const word of this.partial?.words ?? []) if (word.end >= from && word.start <= to) yield word;
+  }
+}
+
+export { FRAME };
