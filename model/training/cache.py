@@ -172,14 +172,18 @@ def _write(sounds: Mapping[str, SoundLocation], folder: Path, workers: int) -> N
         log.warning("%s was not decoded: %s", key, message)
 
 
-def usable(utterances: list[Utterance], cache: SoundCache, report: ManifestReport) -> list[Utterance]:
+def usable(
+    utterances: list[Utterance], cache: SoundCache, report: ManifestReport, *, texts: bool = True
+) -> list[Utterance]:
     """The utterances whose decoded sound is there and long enough for the text; the rest goes into the report."""
     kept = []
     for utterance in utterances:
         if utterance.file not in cache:
             report.refuse("its sound cannot be decoded", utterance.file)
-        elif not fits(utterance.text, cache.samples(utterance.file)):
+        elif texts and not fits(utterance.text, cache.samples(utterance.file)):
             report.refuse("more text than the frames can hold", utterance.file)
+        elif not texts and cache.samples(utterance.file) < 400:
+            report.refuse("too short for one frame", utterance.file)
         else:
             kept.append(utterance)
     report.kept = len(kept)

@@ -152,6 +152,40 @@ def measure(
     return error_rates(utterances, texts)
 
 
+@torch.inference_mode()
+def step_times(
+    model: Any, wave: np.ndarray, context: StreamingContext, *, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """What the steps of one stream cost, in milliseconds: median and 95th percentile over a recording.
+
+    Args:
+        model: with `listen` and `step`.
+        wave: float32 [samples], at least a few chunks long.
+        context: of the stream.
+    """
+    states = model.new_states(1, context, device=torch.device(device))
+    times = []
+    for at in range(0, len(wave), 1600):
+        block = torch.from_numpy(wave[at : at + 1600])[None].to(device)
+        start = time.perf_counter()
+        model.listen(states, [0], block)
+        stepped = False
+        while states.waiting(0) >= context.step_frames:
+            logits = model.step(states, [0]).logits
+            float(logits[0, 0, 0])  # waits for a GPU
+            stepped = True
+        if stepped:
+            times.append(1000.0 * (time.perf_counter() - start))
+    times = times[1:] or times or [float("nan")]  # the first one warms up
+    return {"median": float(np.median(times)), "p95": float(np.percentile(times, 95)), "steps": float(len(times))}
+
+
+def contexts_of(chunks: Sequence[int], lefts: Sequence[int], rights: Sequence[int]) -> dict[str, StreamingContext]:
+    """Every combination of chunk, left and right context, in frames, by name."""
+    contexts = [StreamingContext(left, chunk, right) for left in lefts for chunk in chunks for right in rights]
+    return {str(context): context for context in contexts}
+
+
 def report(
     model: Any,
     utterances: Sequence[Utterance],
@@ -161,8 +195,13 @@ def report(
     device: str = "cpu",
     through: str = "forward",
     bf16: bool = False,
+    latency: bool = False,
 ) -> dict[str, Any]:
-    """Error rates under several contexts, with the machine and the time they took."""
+    """Error rates under several contexts, with the machine and the time they took.
+
+    Each context that streams has `latency_ms`, the longest wait of a frame for the frames its step needs; with
+    `latency` also `step_ms`, what a step of one stream then takes (see `step_times`), on up to 30 s of the recordings.
+    """
     seconds = sum(cache.samples(u.file) for u in utterances) / RATE
     results = {}
     for name, context in contexts.items():
@@ -170,6 +209,11 @@ def report(
         rates = measure(model, utterances, cache, context, device=device, through=through, bf16=bf16)
         took_s = time.monotonic() - start
         results[name] = {"rates": rates, "seconds": took_s, "audio_s_per_s": seconds / max(took_s, 1e-9)}
+        if context is not None:
+            results[name]["latency_ms"] = context.latency_ms
+        if context is not None and latency:
+            wave = np.concatenate([cache.wave(u.file) for u in utterances[:40]])[: 30 * RATE]
+            results[name]["step_ms"] = step_times(model, wave, context, device=device)
         log.info("context %s: %.1f s", name, took_s)
     return {
         "through": through,
@@ -190,6 +234,14 @@ def table(result: Mapping[str, Any]) -> str:
         cells = [c["rates"][corpus] for c in contexts.values()]
         rates = (f"{100 * c['wer']:.1f} / {100 * c['cer']:.1f}" for c in cells)
         lines.append(" ".join([f"{corpus:<18}{words:>7}", *(f"{cell:>15}" for cell in rates)]))
+    waits = [str(c.get("latency_ms", "all")) for c in contexts.values()]
+    lines.append(" ".join([f"{'latency, ms':<18}{'':>7}", *(f"{wait:>15}" for wait in waits)]))
+    if any("step_ms" in c for c in contexts.values()):
+        steps = [
+            f"{c['step_ms']['median']:.1f} / {c['step_ms']['p95']:.1f}" if "step_ms" in c else ""
+            for c in contexts.values()
+        ]
+        lines.append(" ".join([f"{'step p50 / p95, ms':<18}{'':>7}", *(f"{step:>15}" for step in steps)]))
     return "\n".join(lines)
 
 

@@ -31,24 +31,48 @@ def weights_of(state: Mapping[str, Any], *, averaged: bool = True) -> dict[str, 
 
 
 def load_model(checkpoint: str | Path, *, averaged: bool = True) -> Any:
-    """The `WavLMForCTC` of a training checkpoint, ready to measure: float32, evaluation mode.
+    """The model of a training checkpoint of any task, ready to measure: float32, evaluation mode.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    return load_trained(checkpoint, averaged=averaged)[0]
+
+
+def load_trained(checkpoint: str | Path, *, averaged: bool = True) -> tuple[Any, TrainSettings, str]:
+    """Model, settings and task of a training checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
     """
     from ..ctc import WavLMForCTC
+    from .heads import HEADS, HeadSettings
+    from .masked_prediction import WavLMForMaskedPrediction
+    from .pretrain import PretrainSettings
 
     state = load_checkpoint(checkpoint)
-    settings = TrainSettings.from_dict(state["settings"])
-    model = WavLMForCTC(settings.config(settings.stages[-1]))
+    task = state.get("task", "ctc")
+    model: Any
+    settings: TrainSettings
+    if task == "pretrain":
+        found: Any = PretrainSettings.from_dict(state["settings"])
+        settings = found
+        config = found.config(found.stages[-1])
+        model = WavLMForMaskedPrediction(config, found.clusters, found.projection, found.temperature)
+    elif task in HEADS:
+        settings = HeadSettings.from_dict(state["settings"])
+        model = HEADS[task](settings.config(settings.stages[-1]))
+    else:
+        settings = TrainSettings.from_dict(state["settings"])
+        model = WavLMForCTC(settings.config(settings.stages[-1]))
     model.load_state_dict(weights_of(state, averaged=averaged))
-    return model.eval()
+    return model.eval(), settings, task
 
 
 def read_model(source: str | Path) -> Any:
-    """A `WavLMForCTC` to start or to learn from: a checkpoint of the trainer (a file), or what `from_pretrained` reads.
+    """A model to start or to learn from: a checkpoint of the trainer (a file), or what `from_pretrained` reads.
 
-    A checkpoint of an encoder alone gets a head with random weights.
+    That is a `WavLMForCTC`, an encoder alone with a random head, except for checkpoints of the trainer's other tasks.
 
     Raises:
         CheckpointError: missing or damaged.
@@ -105,18 +129,24 @@ def export(
     for text in contexts.values():
         parse_context(text)
     state = load_checkpoint(checkpoint)
-    model = load_model(checkpoint, averaged=averaged)
-    if model.config.vocab_size != len(TOKENS):
+    model, _, task = load_trained(checkpoint, averaged=averaged)
+    if task == "ctc" and model.config.vocab_size != len(TOKENS):
         raise CheckpointError(f"the model has {model.config.vocab_size} outputs, the vocabulary {len(TOKENS)} tokens")
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{checkpoint}: the tensor {name} is not finite; take an earlier checkpoint")
-    target: Path = model.save_pretrained(folder, dtype=dtype)
-    tokenizer = CTCTokenizer(VOCABULARY, unk_token=None, bos_token=None, eos_token=None)
+    # of a pre-trained model the encoder is what others go on with
+    target: Path = (model.wavlm if task == "pretrain" else model).save_pretrained(folder, dtype=dtype)
+    tokenizer = CTCTokenizer(VOCABULARY, unk_token=None, bos_token=None, eos_token=None) if task == "ctc" else None
     WavLMProcessor(do_normalize=False, return_attention_mask=True, tokenizer=tokenizer).save_pretrained(target)
     files: dict[str, Any] = {
         "streaming.json": {"contexts": dict(contexts)},
-        "training.json": {"recipe": state["settings"], "progress": state["progress"], "averaged": averaged},
+        "training.json": {
+            "task": task,
+            "recipe": state["settings"],
+            "progress": state["progress"],
+            "averaged": averaged,
+        },
     }
     for name, content in files.items():
         text = (json.dumps(content, indent=2) + "\n").encode()

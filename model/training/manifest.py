@@ -1,7 +1,8 @@
 """Reading a manifest: which recordings there are, where their sound lies and what is said in them.
 
-A manifest is a table with tabs (columns `file`, `corpus`, `split`, `speaker`, `duration_s`, `text`) or JSON
-lines with the same keys. Sound lies beside it, as plain files (`<folder>/<file>`) or in one tar a corpus
+A manifest is a table with tabs (columns `file`, `corpus`, `split`, `speaker`, `duration_s`, `text`, and `label` for
+classes) or JSON lines with the same keys. Sound lies beside it, as plain files (`<folder>/<file>`) or in one tar a
+corpus
 (`<corpus>.tar`, member `<file>`). A row that cannot be used is counted with its reason and named in the
 report; it never stops the run.
 """
@@ -12,7 +13,7 @@ import csv
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ class Utterance:
     speaker: str
     duration_s: float
     location: SoundLocation
+    label: str = ""
+    """Class, for heads that classify recordings."""
 
 
 @dataclass
@@ -86,7 +89,7 @@ class ManifestReport:
         return "\n".join(lines)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _rows(path: Path, required: Sequence[str] = REQUIRED) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Line number and columns of each row; None for a line that is no row."""
     with open(path, encoding="utf-8", newline="") as f:
         first = f.readline()
@@ -101,11 +104,11 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
                     yield number, row if isinstance(row, dict) else None
         else:
             columns = first.rstrip("\r\n").split("\t")
-            missing = [name for name in REQUIRED if name not in columns]
+            missing = [name for name in required if name not in columns]
             if missing:
                 raise ConfigurationError(
                     f"{path} has the columns {', '.join(columns)[:200]!r}, expected a table with tabs or JSON "
-                    f"lines with at least {', '.join(REQUIRED)}"
+                    f"lines with at least {', '.join(required)}"
                 )
             for number, row in enumerate(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
                 yield number, row
@@ -158,6 +161,7 @@ def read_manifest(
     corpora: Collection[str] | None = None,
     max_s: float = 30.0,
     characters_per_s: Mapping[str, tuple[float, float]] | None = None,
+    texts: bool = True,
 ) -> tuple[list[Utterance], ManifestReport]:
     """Read the usable rows of a manifest.
 
@@ -168,6 +172,7 @@ def read_manifest(
         max_s: longest recording, in seconds.
         characters_per_s: for a corpus, the fewest and most characters a second that are believed. Texts that
             belong to another recording stand out by their rate.
+        texts: False for training that does not read them: rows without a usable one are kept, with "".
 
     Returns:
         The utterances in the order of the file, and the report.
@@ -182,7 +187,7 @@ def read_manifest(
     kept: list[Utterance] = []
     seen: set[str] = set()
     try:
-        for number, row in _rows(path):
+        for number, row in _rows(path, REQUIRED if texts else REQUIRED[:1]):
             report.rows += 1
             at = f"line {number}"
             if row is None or not row.get("file"):
@@ -193,7 +198,7 @@ def read_manifest(
             if (splits is not None and split not in splits) or (corpora is not None and corpus not in corpora):
                 report.other += 1
                 continue
-            reason, text, duration_s = _check(row, seen, max_s, (characters_per_s or {}).get(corpus))
+            reason, text, duration_s = _check(row, seen, max_s, (characters_per_s or {}).get(corpus), texts)
             location = finder.find(file, corpus) if not reason else None
             if not reason and location is None:
                 reason = "its sound is missing"
@@ -202,7 +207,8 @@ def read_manifest(
                 continue
             seen.add(file)
             speaker = str(row.get("speaker") or "")
-            kept.append(Utterance(file, text, corpus, split, speaker, duration_s, location))
+            label = str(row.get("label") or "")
+            kept.append(Utterance(file, text, corpus, split, speaker, duration_s, location, label))
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigurationError(f"cannot read the manifest {path}: {e}; expected a UTF-8 table or JSON lines") from e
     report.kept = len(kept)
@@ -210,7 +216,7 @@ def read_manifest(
 
 
 def _check(
-    row: Mapping[str, Any], seen: Collection[str], max_s: float, rates: tuple[float, float] | None
+    row: Mapping[str, Any], seen: Collection[str], max_s: float, rates: tuple[float, float] | None, texts: bool
 ) -> tuple[str, str, float]:
     """Reason to refuse a row ("" if none), its normalised text and its length in seconds (0: not stated)."""
     if str(row["file"]) in seen:
@@ -218,8 +224,10 @@ def _check(
     try:
         text = normalise_text(str(row.get("text") or ""))
     except TextError:
-        return "characters that the vocabulary cannot write", "", 0.0
-    if not text:
+        if texts:
+            return "characters that the vocabulary cannot write", "", 0.0
+        text = ""
+    if not text and texts:
         return "empty text", "", 0.0
     stated = row.get("duration_s")
     try:
@@ -230,7 +238,7 @@ def _check(
         return "no sound (zero length)", "", 0.0
     if duration_s > max_s:
         return f"longer than {max_s:g} s", "", 0.0
-    if duration_s:
+    if duration_s and texts:
         if not fits(text, round(duration_s * 16000)):
             return "more text than the frames can hold", "", 0.0
         if rates and not rates[0] <= len(text) / duration_s <= rates[1]:

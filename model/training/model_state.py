@@ -110,7 +110,8 @@ class ModelState(ABC):
         if wrong:
             raise CheckpointError(
                 f"{len(wrong)} tensors do not fit the model of the recipe, such as {'; '.join(wrong[:3])}; "
-                "give the recipe's `model` the numbers of the checkpoint's configuration, or leave it empty"
+                "give the recipe's `model` the numbers of the checkpoint's configuration or leave it empty; "
+                "--new-head asks for the encoder alone"
             )
         if fresh := sorted(set(expected) - set(fits)):
             log.info("%d tensors begin with random values: %s", len(fresh), ", ".join(fresh[:6]))
