@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import lcm
+from typing import Any
 
 import msgspec
 
 from ..model.config import WavLMConfig
 from ..model.context import StreamingContext
-from .events import Event, Final, Partial
+from .events import Event, Final, Partial, Word
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,16 @@ def shifted(event: Event, samples: int) -> Event:
         name: getattr(event, name) + samples for name in _TIMES if getattr(event, name, None) is not None
     }
     if isinstance(event, Partial | Final):
-        changes["words"] = tuple(
-            msgspec.structs.replace(w, start_samples=w.start_samples + samples, end_samples=w.end_samples + samples)
-            for w in event.words
-        )
+        changes["words"] = tuple(_later(word, samples) for word in event.words)
     return msgspec.structs.replace(event, **changes) if changes else event
+
+
+def _later(word: Word, samples: int) -> Word:
+    def moved(thing: Any, **more: object) -> Any:
+        start, end = thing.start_samples + samples, thing.end_samples + samples
+        return msgspec.structs.replace(thing, start_samples=start, end_samples=end, **more)
+
+    return moved(word, letters=tuple(moved(letter) for letter in word.letters))
 
 
 _TIMES = ("at_samples", "start_samples", "end_samples")

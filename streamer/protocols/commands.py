@@ -88,11 +88,8 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class Restart:
-    """Drop the stream with all that was not said yet, and begin a new one at the next sound."""
-
-    settings: SessionSettings
-    audio: AudioFormat
+class Settle:
+    """Wait until all sound so far was heard, then ask the protocol for its answer (`settled`)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class Close:
     reason: str = ""
 
 
-Command = Open | Audio | Flush | Mark | Change | Finish | Restart | Send | Close
+Command = Open | Audio | Flush | Mark | Change | Finish | Settle | Send | Close
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,12 @@ class ServerProtocol(Protocol):
         """The stream gave events."""
         ...
 
+    def settled(self) -> list[Command]:
+        """What `Settle` waited for has come."""
+        ...
+
     def finished(self) -> list[Command]:
-        """All events were given, up to the end of the stream."""
+        """All events were given, up to the end of the stream; `Open` begins the next one on the same connection."""
         ...
 
     def failed(self, code: str, message: str, close: int, retry_after_s: float | None = None) -> list[Command]:

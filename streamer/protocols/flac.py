@@ -32,7 +32,7 @@ class Flac(Container):
             self._read_metadata()
             if self._packets is None:
                 return
-                data, self._buffer = self._buffer, b""
+            data, self._buffer = self._buffer, b""
         for start in range(0, len(data), _PIECE_BYTES):
             for frame in self._split(data[start : start + _PIECE_BYTES]):
                 yield from self._packets.decode(frame)

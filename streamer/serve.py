@@ -1,0 +1,106 @@
+"""`wavlm-live serve`: the server on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .options import as_usage
+from .terminal import Terminal
+
+KEYS_VARIABLE = "WAVLM_LIVE_API_KEYS"
+"""API keys that the server lets in, parted by commas."""
+
+
+@dataclass(frozen=True)
+class ServeRequest:
+    """What a user asked of `serve`."""
+
+    host: str
+    port: int
+    wyoming_port: int | None
+    api_keys: Path | None
+    tls_certificate: Path | None
+    tls_key: Path | None
+    allow_origin: tuple[str, ...]
+    open_to_all: bool
+    most_sessions: int
+    log_text: bool
+    json_logs: bool
+    model: str | None = None
+    device: str = "auto"
+    threads: int | None = None
+    context: str | None = None
+    silence_ms: int = 800
+    max_segment_s: float = 20.0
+    partial_hop_ms: int = 100
+
+
+def run_server(request: ServeRequest, terminal: Terminal) -> int:
+    """Serve until SIGTERM or Ctrl+C; the address is the one line on stdout, once clients can connect.
+
+    Raises:
+        UsageError: settings that would leave the server open, or cannot work.
+        CheckpointError: the model cannot be used.
+        OutputError: the address is taken.
+    """
+    import torch
+
+    from .admission import BatcherRules
+    from .batcher import Batcher
+    from .endpointing import EndpointRules
+    from .recogniser import Recogniser
+    from .server.keys import read_keys
+    from .server.logs import JsonLines
+    from .server.run import Addresses, serve
+    from .server.settings import ServerSettings
+    from .session import SessionSettings
+
+    with as_usage():
+        settings = ServerSettings(
+            host=request.host,
+            port=request.port,
+            wyoming_port=request.wyoming_port,
+            tls_certificate=request.tls_certificate,
+            tls_key=request.tls_key,
+            allowed_origins=request.allow_origin,
+            keys=read_keys(request.api_keys, os.environ.get(KEYS_VARIABLE, "")),
+            open_to_all=request.open_to_all,
+            log_text=request.log_text,
+        )
+        rules = BatcherRules(most_sessions=request.most_sessions)
+    if request.open_to_all and not settings.is_loopback and not settings.keys:
+        terminal.warn(f"listening on {request.host} without API keys: everybody who can reach it may use it")
+    log = logging.getLogger("wavlm_live")
+    if request.json_logs:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonLines())
+        log.handlers = [handler]
+        log.setLevel(logging.INFO)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    terminal.wait("Loading the model ...")
+    recogniser = Recogniser.load(request.model, request.device)
+    with as_usage():
+        session = SessionSettings(
+            context=recogniser.context(request.context or "default"),
+            partial_hop_ms=request.partial_hop_ms,
+            endpoint=EndpointRules(silence_ms=request.silence_ms, max_segment_s=request.max_segment_s),
+        )
+    terminal.erase()
+
+    def started(addresses: Addresses, stop: Callable[[], None]) -> None:
+        out = terminal.results()
+        out.write(f"{addresses.url}\n")
+        out.flush()
+        if addresses.wyoming_port is not None:
+            terminal.note(f"Wyoming on tcp://{addresses.host}:{addresses.wyoming_port}")
+        terminal.note("Ctrl+C ends.")
+
+    with Batcher(recogniser, rules) as batcher:
+        asyncio.run(serve(batcher, replace(settings, session=session), started))
+    return 0

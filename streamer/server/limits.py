@@ -1,0 +1,119 @@
+"""Counting what each client takes: streams by key and by address, sound by time, wrong keys by minute."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ...model.errors import WavLMLiveError
+from .settings import Limits
+
+
+class LimitReached(WavLMLiveError):
+    """A client takes too much.
+
+    Args:
+        code: for programs.
+        message: for people.
+        retry_after_s: when to come back, where that helps.
+    """
+
+    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class Doorkeeper:
+    """Counts streams and wrong keys.
+
+    Args:
+        limits: how many.
+        clock: seconds that only grow.
+    """
+
+    MOST_ADDRESSES = 10_000
+    """Addresses whose wrong keys are remembered."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._keys: Counter[str] = Counter()
+        self._addresses: Counter[str] = Counter()
+        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+
+    @contextmanager
+    def stream(self, key: str, address: str) -> Iterator[None]:
+        """Count a stream as long as it is open.
+
+        Raises:
+            LimitReached: there are too many.
+        """
+        self.enter(key, address)
+        try:
+            yield
+        finally:
+            self.leave(key, address)
+
+    def enter(self, key: str, address: str) -> None:
+        """Count a stream.
+
+        Raises:
+            LimitReached: there are too many.
+        """
+        limits = self._limits
+        if key and self._keys[key] >= limits.sessions_per_key:
+            raise LimitReached(
+                "too_many_sessions", f"this key has {self._keys[key]} streams, the most it may have", 5.0
+            )
+        if self._addresses[address] >= limits.sessions_per_address:
+            count = self._addresses[address]
+            raise LimitReached("too_many_sessions", f"this address has {count} streams, the most it may have", 5.0)
+        self._keys[key] += 1
+        self._addresses[address] += 1
+
+    def leave(self, key: str, address: str) -> None:
+        """The stream is over."""
+        for counter, name in ((self._keys, key), (self._addresses, address)):
+            counter[name] -= 1
+            if counter[name] <= 0:
+                del counter[name]
+
+    def failed(self, address: str) -> None:
+        """A wrong key came from there."""
+        times = self._failures.setdefault(address, [])
+        times.append(self._clock())
+        del times[: -self._limits.failures_per_minute]
+        self._failures.move_to_end(address)
+        while len(self._failures) > self.MOST_ADDRESSES:
+            self._failures.popitem(last=False)
+
+    def suspicious(self, address: str) -> bool:
+        """So many wrong keys came from there within a minute that no more are looked at."""
+        times = self._failures.get(address, [])
+        recent = [t for t in times if self._clock() - t < 60]
+        return len(recent) >= self._limits.failures_per_minute
+
+
+class AudioBudget:
+    """How fast a stream may send sound: a bucket that fills with time.
+
+    Args:
+        limits: rate and burst.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst = limits.audio_rate, limits.audio_burst_s
+        self._clock = clock
+        self._left_s = self._burst
+        self._at_s = clock()
+
+    def take(self, audio_s: float) -> float:
+        """Take sound; the seconds to wait before more is taken."""
+        now = self._clock()
+        self._left_s = min(self._burst, self._left_s + (now - self._at_s) * self._rate) - audio_s
+        self._at_s = now
+        return max(0.0, -self._left_s / self._rate)
