@@ -15,10 +15,11 @@ from typing import Annotated
 import typer
 
 from ..model.errors import OutputError, WavLMLiveError
-from . import options
+from . import network_commands, options, voice_options
 from .interrupts import Interrupted, Interruption
 from .options import Decoding, Listening, UsageError
 from .terminal import Terminal, TerminalLog
+from .voice_options import Detector, Pauses
 
 PROGRAM = "wavlm-live"
 _EPILOG = (
@@ -163,6 +164,19 @@ def transcribe(
     right_ms: options.RightMs = None,
     silence_ms: options.SilenceMs = 800,
     max_segment_s: options.MaxSegmentS = 20.0,
+    min_segment_s: voice_options.MinSegmentS = 0.0,
+    no_speech_ms: voice_options.NoSpeechMs = 5000,
+    blank_ms: voice_options.BlankMs = 2000,
+    pause_by_voice: voice_options.ByVoice = True,
+    voice_detector: voice_options.VoiceDetector = Detector.silero,
+    voice_start: voice_options.VoiceStart = 0.5,
+    voice_stay: voice_options.VoiceStay = 0.35,
+    min_speech_ms: voice_options.MinSpeechMs = 100,
+    min_silence_ms: voice_options.MinSilenceMs = 400,
+    voice_padding_ms: voice_options.VoicePaddingMs = 60,
+    words_need_voice: voice_options.WordsNeedVoice = None,
+    word_padding_ms: voice_options.WordPaddingMs = 200,
+    activity: voice_options.Activity = False,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
     beam: options.Beam = None,
@@ -189,9 +203,12 @@ def transcribe(
     terminal = _terminal(plain, quiet, verbose)
     hop_ms = partial_hop_ms if realtime else 0  # nobody watches the partials of a recording at full speed
     decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
-    listening = Listening(
-        decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, hop_ms
-    )
+    pauses = Pauses(
+        silence_ms, max_segment_s, min_segment_s, no_speech_ms, blank_ms, pause_by_voice, voice_detector.value,
+        voice_start, voice_stay, min_speech_ms, min_silence_ms, voice_padding_ms, words_need_voice, word_padding_ms,
+        activity,
+    )  # fmt: skip
+    listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms)
     request = Request(files, output, _name(format), channel, realtime, partials, not no_progress)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
 
@@ -210,6 +227,19 @@ def listen(
     right_ms: options.RightMs = None,
     silence_ms: options.SilenceMs = 800,
     max_segment_s: options.MaxSegmentS = 20.0,
+    min_segment_s: voice_options.MinSegmentS = 0.0,
+    no_speech_ms: voice_options.NoSpeechMs = 5000,
+    blank_ms: voice_options.BlankMs = 2000,
+    pause_by_voice: voice_options.ByVoice = True,
+    voice_detector: voice_options.VoiceDetector = Detector.silero,
+    voice_start: voice_options.VoiceStart = 0.5,
+    voice_stay: voice_options.VoiceStay = 0.35,
+    min_speech_ms: voice_options.MinSpeechMs = 100,
+    min_silence_ms: voice_options.MinSilenceMs = 400,
+    voice_padding_ms: voice_options.VoicePaddingMs = 60,
+    words_need_voice: voice_options.WordsNeedVoice = None,
+    word_padding_ms: voice_options.WordPaddingMs = 200,
+    activity: voice_options.Activity = False,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
     beam: options.Beam = None,
@@ -233,9 +263,12 @@ def listen(
     terminal = _terminal(plain, quiet, verbose)
     decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
     hop_ms = partial_hop_ms
-    listening = Listening(
-        decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, silence_ms, max_segment_s, hop_ms
-    )
+    pauses = Pauses(
+        silence_ms, max_segment_s, min_segment_s, no_speech_ms, blank_ms, pause_by_voice, voice_detector.value,
+        voice_start, voice_stay, min_speech_ms, min_silence_ms, voice_padding_ms, words_need_voice, word_padding_ms,
+        activity,
+    )  # fmt: skip
+    listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms)
     request = Request(input_device, output, _name(format), channel, partials, not no_progress)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
 
@@ -319,6 +352,8 @@ def evaluate(context: typer.Context) -> int:
 
     return run(["evaluate", *context.args])
 
+
+network_commands.register(app, _terminal, _with_signals)
 
 if __name__ == "__main__":
     sys.exit(main())

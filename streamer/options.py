@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .recogniser import Recogniser
     from .session import SessionSettings
     from .terminal import Terminal
+    from .voice_options import Pauses
 
 Loader = Callable[[], "tuple[Recogniser, SessionSettings]"]
 """Gives the model and how to listen, loaded when first called: contexts may be named by the model alone."""
@@ -59,7 +60,7 @@ def _compute_device(value: str) -> str:
 
 def _option(*names: str, panel: str, **rest: Any) -> Any:
     """An option that the environment sets too: `--silence-ms` is WAVLM_LIVE_SILENCE_MS."""
-    variable = names[0].removeprefix("--").replace("-", "_").upper()
+    variable = names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
     return typer.Option(*names, envvar=f"{PREFIX}{variable}", show_envvar=False, rich_help_panel=panel, **rest)
 
 
@@ -312,8 +313,7 @@ class Listening:
     left_ms: int | None
     chunk_ms: int | None
     right_ms: int | None
-    silence_ms: int
-    max_segment_s: float
+    pauses: Pauses
     partial_hop_ms: int
 
     def __post_init__(self) -> None:
@@ -338,7 +338,6 @@ class Listening:
         import torch
 
         from .decoding import hotwords_for
-        from .endpointing import EndpointRules
         from .language_model import load_language_model
         from .recogniser import Recogniser
         from .session import SessionSettings
@@ -346,9 +345,14 @@ class Listening:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         with as_usage():
-            rules = EndpointRules(silence_ms=self.silence_ms, max_segment_s=self.max_segment_s)
             decoding = self.decoding.settings()
-            settings = SessionSettings(partial_hop_ms=self.partial_hop_ms, endpoint=rules, decoding=decoding)
+            settings = SessionSettings(
+                partial_hop_ms=self.partial_hop_ms,
+                endpoint=self.pauses.endpoint(),
+                speech=self.pauses.speech(),
+                activity=self.pauses.activity,
+                decoding=decoding,
+            )
             if decoding.lm_path is not None:
                 load_language_model(decoding.lm_path)
         recogniser = Recogniser.load(self.model, self.device, "auto")
