@@ -156,6 +156,10 @@ def train(args: argparse.Namespace) -> Progress:
         start_logging(logging.WARNING)
     if engine.size > 1 and args.processes > 1:
         torch.set_num_threads(max(1, (args.threads or torch.get_num_threads()) // args.processes))
+    if engine.size > 1 and args.processes == 1:  # a launcher's processes: on each machine one makes what all read
+        if engine.accelerator.is_local_main_process:
+            prepare(args)
+        engine.accelerator.wait_for_everyone()
     trainer, data = make_trainer(args, engine)
     progress = trainer.run(resume=args.resume, most_steps=args.steps)
     if engine.leads:

@@ -14,6 +14,7 @@ import soundfile
 
 from wavlm_live.model.errors import AudioError, ConfigurationError, TextError
 from wavlm_live.model.training.cache import SoundCache, build_cache, usable
+from wavlm_live.model.training.data import load_data
 from wavlm_live.model.training.letters import TOKENS, decode, encode, frames_needed, normalise_text
 from wavlm_live.model.training.manifest import SoundFinder, fits, read_manifest
 
@@ -153,3 +154,32 @@ def test_letters_there_and_back() -> None:
     assert not fits("all", 400 + 3 * 320 - 1)
     with pytest.raises(TextError, match="'5'"):
         encode("5")
+
+
+def test_without_texts_nobody_looks_at_them(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(16000 if name != "c" else 300), 16000)
+    rows = [("a.wav", "7 dogs", "happy"), ("b.wav", "", "sad"), ("c.wav", "x", ""), ("d.wav", "missing", "")]
+    path = write_table(tmp_path / "m.tsv", rows, ("file", "text", "label"))
+    utterances, report = read_manifest(path, texts=False)
+    assert [(u.file, u.label) for u in utterances] == [("a.wav", "happy"), ("b.wav", "sad"), ("c.wav", "")]
+    assert report.refused == {"its sound is missing": 1}
+    assert len(read_manifest(path)[0]) == 1
+    data, _, _ = load_data(path, tmp_path / "cache", splits=["train"], texts=False, workers=0)
+    assert [u.file for u in data["train"]] == ["a.wav", "b.wav"]  # c is too short for a frame
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"file": "a.wav"}\n{"file": "b.wav"}\nnothing\n')
+    assert len(read_manifest(bare, texts=False)[0]) == 2
+    assert not read_manifest(bare)[0]
+
+
+def test_two_manifests_may_not_name_two_recordings_alike(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "a.wav", np.zeros(16000), 16000)
+        write_table(tmp_path / folder / "m.tsv", [("a.wav", "yes")], ("file", "text"))
+    paths = [str(tmp_path / folder / "m.tsv") for folder in ("one", "two")]
+    with pytest.raises(ConfigurationError, match="another manifest"):
+        load_data(paths, tmp_path / "cache", splits=["train"], workers=0)
+    data, _, _ = load_data([paths[0], paths[0]], tmp_path / "cache", splits=["train"], workers=0)
+    assert len(data["train"]) == 2
