@@ -33,7 +33,7 @@ _library.define(
 class Greedy(NamedTuple):
     """What `ctc_greedy` finds for every frame."""
 
-    index: Tensor
+    token: Tensor
     """int64 `[...]`: the best output, the first of equals."""
     best: Tensor
     """float32 `[...]`: its natural log-probability."""

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
+# (what a Triton function takes and computes is no Python that a checker knows)
 """The Triton kernel of `ctc_greedy`: projection, running maximum and running sum over blocks of the vocabulary."""
 
 from __future__ import annotations

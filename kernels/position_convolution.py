@@ -42,10 +42,10 @@ def reference(
 ) -> Tensor:
     """The operation in torch's words; arguments as `position_convolution`, all of them given."""
     frames, kernel, held = x.shape[1], weight.shape[2], 0
-    before = kernel // 2
+    before, ended = kernel // 2, None
     if counts is not None:
-        behind_end = torch.arange(frames, device=x.device) >= counts[:, None]
-        x = x.masked_fill(behind_end[..., None], 0)
+        ended = (torch.arange(frames, device=x.device) >= counts[:, None])[..., None]
+        x = x.masked_fill(ended, 0)
     if kept is not None:
         held = kept.shape[1]
         kept = kept if slots is None else kept[slots]
@@ -60,7 +60,7 @@ def reference(
     y = F.conv1d(window, weight[:, :, first:last], bias, groups=groups).transpose(1, 2)
     if gelu:
         y = F.gelu(y)
-    return y if counts is None else y.masked_fill(behind_end[..., None], 0)
+    return y if ended is None else y.masked_fill(ended, 0)
 
 
 def _on_cpu(*arguments: Any) -> Tensor:

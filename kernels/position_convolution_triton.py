@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
+# (what a Triton function takes and computes is no Python that a checker knows)
 """The Triton kernel of `position_convolution`: a matrix product over taps and channels of one group.
 
 Channels last, output t of a group is the product of a window of `taps * channels` numbers, cut from frames of all

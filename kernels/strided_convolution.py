@@ -93,6 +93,7 @@ def reference(
         assert mean is not None
         assert variance is not None
         assert scale is not None
+        assert shift is not None
         mean, factor = (spread(part, first_hop, hop) for part in (mean, torch.rsqrt(variance + eps) * scale))
         y = ((y - mean) * factor + shift).to(y.dtype)
     if gelu:

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
+# (what a Triton function takes and computes is no Python that a checker knows)
 """The Triton kernel of `strided_convolution`: one matrix product whose rows overlap, with norm and GELU behind it.
 
 Channels last, a window of `kernel` positions is `kernel * channels` neighbouring numbers, and the next window starts

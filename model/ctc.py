@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.ctc_greedy import Greedy, ctc_greedy
+from ..kernels import Greedy, ctc_greedy
 from .config import WavLMConfig
 from .context import StreamingContext
 from .errors import ConfigurationError

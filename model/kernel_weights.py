@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.strided_convolution import channels_last
+from ..kernels import channels_last
 
 
 class KernelWeight:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..kernels.ctc_greedy import Greedy
+from ..kernels import Greedy
 
 
 @dataclass

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.position_convolution import position_convolution
-from ..kernels.strided_convolution import channels_last
+from ..kernels import channels_last, position_convolution
 from .activations import activation
 from .config import WavLMConfig
 

@@ -63,18 +63,18 @@ def test_frames_do_not_see_each_other(interpreter, seed):
     hidden[2] = float("nan")
     got = ctc_greedy(hidden, weight, None, [0])
     others = [0, 1, 3, 4]
-    assert torch.equal(got.index[others], clean.index[others])
+    assert torch.equal(got.token[others], clean.token[others])
     assert torch.equal(got.best[others], clean.best[others])
     assert torch.equal(got.silent[others], clean.silent[others])
-    assert 0 <= int(got.index[2]) < 40
+    assert 0 <= int(got.token[2]) < 40
 
 
 def test_of_equals_the_first(interpreter, seed):
     weight = torch.zeros(130, 16)
     weight[[7, 70, 100]] = 1.0  # in three blocks of the vocabulary
     hidden = torch.randint(1, 9, (6, 16)).float()  # sums without rounding, in any order
-    assert ctc_greedy(hidden, weight, None, [0]).index.tolist() == [7] * 6
-    assert ctc_greedy(-hidden, weight, None, [0]).index.tolist() == [0] * 6
+    assert ctc_greedy(hidden, weight, None, [0]).token.tolist() == [7] * 6
+    assert ctc_greedy(-hidden, weight, None, [0]).token.tolist() == [0] * 6
 
 
 @pytest.mark.parametrize("path", ["triton", "torch"])
