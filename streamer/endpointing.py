@@ -15,6 +15,8 @@ from .alphabet import BLANK, BORDER, LETTER
 
 EndpointReason = Literal["silence", "length", "nothing"]
 """Silence after speech, longest segment, or a long time without any speech."""
+MOST = 1e9
+"""The highest number in the rules, eleven days in milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class EndpointRules:
 
         for name in ("silence_ms", "blank_ms", "max_segment_s", "min_segment_s", "no_speech_ms", "frame_ms"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                refuse(name, "a number of at least 0")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+                refuse(name, f"a number from 0 to {MOST:g}")
         if self.frame_ms < 1:
             refuse("frame_ms", "at least 1 ms")
         if type(self.by_voice) is not bool:
