@@ -140,4 +140,11 @@ def shear_rows(rel: Tensor, offsets: Tensor, most: int, low: int, columns: int) 
     heads = rel.shape[0]
     if before or after:
         rel = torch.cat([rel[:, :1].expand(heads, before), rel, rel[:, -1:].expand(heads, after)], 1)
-    return rel.unfold(1, columns, 1).index_select(1, low + reach + before - offsets)
+    start = low + reach + before
+    if rel.device.type != "cpu":
+        return rel.unfold(1, columns, 1)[:, start - offsets]
+    rows = offsets.tolist()  # on the CPU whole rows are copied, which indexing does not do
+    if rows == list(range(len(rows))):
+        first = start - len(rows) + 1
+        return rel[:, first : start + columns].unfold(1, columns, 1).flip(1)
+    return torch.stack([rel[:, start - r : start - r + columns] for r in rows], 1)
