@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--lm", default="english")
-    parser.add_argument("--most", type=int, default=60, help="recordings of each corpus while numbers are chosen (60)")
+    parser.add_argument("--most", type=int, default=50, help="recordings of each corpus while numbers are chosen (50)")
     parser.add_argument("--write", action="store_true", help="write decoding.json into the model's folder")
     options = parser.parse_args()
     sys.argv = ["benchmarks/tune_decoding.py", "--manifest", "SPEECH/utterances.tsv", "--write"]

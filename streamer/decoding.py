@@ -81,6 +81,9 @@ class DecodingSettings:
     """Phrases, each with its boost: a natural-log bonus for every letter."""
     stability: float = 0.5
     """From 0, words are called stable at once and may be wrong, to 1, when nothing speaks against them any more."""
+    looks: int = 2
+    """So many looks at the frames must agree in a row before text that is not stable is shown or changed, 1 or 2; looks
+    that are more than 0.3 s apart need not."""
     details: bool = False
     """Words carry their letters with times and, from a beam, what else they may be; finals carry the best texts."""
     confidence_temperature: float | None = None
@@ -97,6 +100,8 @@ class DecodingSettings:
             self._refuse("method", "greedy or beam")
         if type(self.beam_width) is not int or not 1 <= self.beam_width <= 1000:
             self._refuse("beam_width", "a whole number from 1 to 1000")
+        if type(self.looks) is not int or self.looks not in (1, 2):
+            self._refuse("looks", "1 or 2")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is None and name in GENERAL:

@@ -24,6 +24,7 @@ import numpy as np
 
 from .endpointing import Endpointer, EndpointReason, EndpointRules
 from .events import EndReason, Event, Final, Marker, Partial, Word
+from .steady import SteadyText
 from .stream_voice import StreamVoice, within
 from .voice_activity import SpeechRules
 
@@ -50,12 +51,15 @@ class Segmenter:
         endpoint: when a segment ends.
         speech: when speech starts and stops.
         activity: also give `Activity` events for all sound.
+        looks: how many looks in a row must agree on a partial text; see `SteadyText`.
 
     Raises:
         ConfigurationError: the rules want a voice detector that is not there.
     """
 
-    def __init__(self, decoder: Decoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False) -> None:
+    def __init__(
+        self, decoder: Decoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False, looks: int = 1
+    ) -> None:
         self.decoder = decoder
         self.alphabet = decoder.alphabet
         self.hop_samples = decoder.hop_samples
@@ -65,6 +69,7 @@ class Segmenter:
         self._voice = StreamVoice(speech, self.hop_samples, activity)
         self._said: _Said | None = None
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
+        self._steady = SteadyText(looks)
         self._marks: deque[Marker] = deque()  # in order, not answered yet
         self._flushed_samples = 0  # what was heard at the last flush
         self._deaf_frames = 0  # frames before this are context only
@@ -192,6 +197,7 @@ class Segmenter:
         """
         words = self._voice.words(self._visible(self._words_ahead(logprobs)))
         stable = len(self._voice.words(self._visible(self.decoder.complete), sure=True))
+        words = self._steady.look(words, stable, self.decoder.frames + (0 if logprobs is None else len(logprobs)))
         shown = _text(words[:stable]), _text(words[stable:])
         if shown == self._shown:
             return []
@@ -238,6 +244,7 @@ class Segmenter:
 
     def _end(self, words: tuple[Word, ...], reason: EndReason) -> list[Event]:
         words = self._voice.words(self._visible(words))
+        self._steady.reset(self.decoder.frames)
         if not words:
             return []  # a partial that is still shown is taken back by the next call of `partial`
         self._shown = ("", "")

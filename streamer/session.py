@@ -88,7 +88,10 @@ class Session:
         partial_hop_samples = self.settings.partial_hop_ms * SAMPLE_RATE // 1000
         self._chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
         self._decoder = make_decoder(alphabet, self.settings.decoding, hop, language_model)
-        self._segmenter = Segmenter(self._decoder, self.settings.endpoint, self.settings.speech, self.settings.activity)
+        settings = self.settings
+        self._segmenter = Segmenter(
+            self._decoder, settings.endpoint, settings.speech, settings.activity, settings.decoding.looks
+        )
         self.plan = Plan(encoder, self._chunker, self._segmenter)
         """What the encoder has to do next; whoever called a `begin_...` drives it until nothing is needed."""
         self._taken = 0

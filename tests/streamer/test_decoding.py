@@ -74,6 +74,7 @@ BAD = {
     "carry_context": [1, None],
     "hotwords": [["a"], ("a",), (("a", 0.0),), (("", 1.0),), (("a", "1"),), (("a", 1.0, 2.0),), ((1, 1.0),)],
     "stability": [-0.1, 1.1, None],
+    "looks": [0, 3, True, 1.0],
     "details": [1, None],
     "confidence_temperature": [0, -1],
     "confidence_scale": [-0.1, 101, "1"],
@@ -107,7 +108,7 @@ def test_the_decoder_of_each_method() -> None:
 
 def test_settings_reach_the_search(model: NgramModel) -> None:
     given_settings = DecodingSettings(
-        "beam", 7, 5.0, 6.0, 0.9, None, 0.3, 2.0, 4.0, True, (("ann", 1.0),), 0.5, False, 2.0
+        "beam", 7, 5.0, 6.0, 0.9, None, 0.3, 2.0, 4.0, True, (("ann", 1.0),), 0.5, 1, False, 2.0
     )
     decoder = make_decoder(ALPHABET, given_settings, language_model=model)
     assert isinstance(decoder, BeamDecoder)

@@ -23,6 +23,7 @@ from wavlm_live.model import (
 )
 from wavlm_live.streamer import EndpointRules, Event, Final, Partial, Ready, Session, SessionSettings
 from wavlm_live.streamer.alphabet import Alphabet
+from wavlm_live.streamer.decoding import DecodingSettings
 from wavlm_live.streamer.encoder import EncoderStep, LocalEncoder
 
 ALPHABET = Alphabet(("", "", *"abcdefgh"), blank_id=0, delimiter_id=1)
@@ -66,9 +67,14 @@ class ScriptedEncoder:
         self.closed = True
 
 
+def settings_of(**options: Any) -> SessionSettings:
+    """Every look at the frames is shown: what two looks make of it is tested in test_steady.py."""
+    return SessionSettings(**{"endpoint": RULES, "decoding": DecodingSettings(looks=1), **options})
+
+
 def scripted(text: str, **options: Any) -> tuple[Session, ScriptedEncoder]:
     encoder = ScriptedEncoder(text)
-    return Session(encoder, ALPHABET, CONTEXT, SessionSettings(endpoint=RULES, **options)), encoder
+    return Session(encoder, ALPHABET, CONTEXT, settings_of(**options)), encoder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +109,7 @@ def sound_of(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def open_session(model: WavLMForCTC, **options: Any) -> Session:
-    return Session(LocalEncoder(model, CONTEXT), ALPHABET, CONTEXT, SessionSettings(endpoint=RULES, **options))
+    return Session(LocalEncoder(model, CONTEXT), ALPHABET, CONTEXT, settings_of(**options))
 
 
 def run(session: Session, sound: np.ndarray, sizes: list[int]) -> list[Event]:
