@@ -19,6 +19,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 
+
 @dataclass(frozen=True)
 class Page:
     """What answers a request."""

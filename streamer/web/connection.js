@@ -94,7 +94,8 @@ export class StreamConnection {
     this.finals = 0;
     this.heardBytes = 0;
     this.sentBytes = 0;
-    this.decided = 0; // samples of the stream whose results are all here
+    this.decided = 0; // samples that the server has heard
+    this.said = 0; // end of the last final
   }
 
   // Goes on with a new stream, which begins with the sound of the old one from this sample on.
@@ -151,7 +152,10 @@ export class StreamConnection {
     } else if (event.seq > this.lastSeq) {
       this.lastSeq = event.seq;
       if (event.type === "acknowledged") this.#acknowledged(event);
-      if (event.type === "final") this.finals = event.index + 1;
+      if (event.type === "final") {
+        this.finals = event.index + 1;
+        this.said = Math.round(event.end_s * RATE);
+      }
       if (event.type === "activity") this.decided = Math.round((event.start_s + event.probabilities.length * event.hop_s) * RATE);
       this.onEvent(event);
     }
@@ -161,7 +165,7 @@ export class StreamConnection {
     const first = !this.resume;
     if (!first && (event.resumed === "new" || !this.kept.rewind(event.bytes, event.messages))) {
       // the server knows nothing of the stream and asks for sound that is gone: a new stream
-      this.#freshFrom(this.decided);
+      this.#freshFrom(this.said);
       this.socket.onclose = null;
       this.socket.close();
       this.open();
@@ -286,7 +290,7 @@ export class StreamConnection {
       this.#freshFrom(this.decided);
       this.#again(0.5, "broken", problem);
     } else if (resuming && problem.code === "bad_settings") {
-      this.#freshFrom(this.decided); // the server that is there now has another model
+      this.#freshFrom(this.said); // the server that is there now has another model
       this.#again(0.5, "broken", problem);
     } else if (!this.opened) {
       this.#unopened(problem);

@@ -9,6 +9,8 @@ import { Timeline } from "./timeline.js";
 
 const HEARD_AGAIN_S = 180; // sound that is kept to hear words again
 const DRAWN_S = 60;
+const FRAME = 320; // samples of a frame of the encoder
+const LAST_FRAME = 80; // further samples that its last frame looks at
 const AGAIN_S = 3; // from one try to begin to the next
 const FALL_DB_S = 40; // how fast the level falls after a loud block; it rises at once
 
@@ -30,7 +32,7 @@ export class Lane extends EventTarget {
     this.arrivals = new Arrivals();
     this.level = -120;
     this.ready = null;
-    this.rightFrames = 0;
+    this.chunk = null; // {size, ahead} in samples: the encoder's steps, and the right context that they wait for
     this.#say("idle");
   }
 
@@ -40,6 +42,13 @@ export class Lane extends EventTarget {
 
   get threshold() {
     return this.settings.speech?.start_probability ?? 0.5;
+  }
+
+  // Text of the sound before this sample is certain: the chunks that the server has heard to their end.
+  get read() {
+    const { origin, heard } = this.timeline;
+    if (!this.chunk) return heard;
+    return origin + Math.max(0, Math.floor((heard - origin - this.chunk.ahead) / this.chunk.size)) * this.chunk.size;
   }
 
   get seconds() {
@@ -107,7 +116,8 @@ export class Lane extends EventTarget {
   #connected(name, details) {
     if (details.ready) {
       this.ready = details.ready;
-      this.rightFrames = Number(details.ready.context.split(",")[2]);
+      const [, chunk, right] = details.ready.context.split(",").map(Number);
+      this.chunk = { size: chunk * FRAME, ahead: right * FRAME + LAST_FRAME };
     }
     if (name === "refused") this.source.stop();
     if (name === "ended") {

@@ -3,7 +3,6 @@
 import { RATE } from "./rings.js";
 import { SoundPicture } from "./sound_picture.js";
 import { calm, onTheme, theme } from "./theme.js";
-import { FRAME } from "./timeline.js";
 import { WordRows } from "./word_rows.js";
 
 const RULER = { top: 0, height: 16 };
@@ -132,23 +131,22 @@ export class LaneView {
   }
 
   #probability(pen, colours, x, from, to) {
-    const { probabilities } = this.lane.timeline;
+    const { probabilities, hop } = this.lane.timeline;
     const bottom = PROBABILITY.top + PROBABILITY.height;
-    const first = Math.max(probabilities.oldest, Math.floor(from / FRAME));
-    const last = Math.min(probabilities.total, Math.ceil(to / FRAME));
-    const origin = this.lane.timeline.origin % FRAME;
+    const first = Math.max(probabilities.oldest, Math.floor(from / hop));
+    const last = Math.min(probabilities.total, Math.ceil(to / hop));
     pen.fillStyle = colours.probability;
     pen.beginPath();
     for (let row = first; row < last; row += 1) {
       const value = probabilities.values[probabilities.at(row)];
       if (value < 0) continue;
-      const left = x(row * FRAME + origin);
+      const left = x(row * hop);
       const height = value * PROBABILITY.height;
-      pen.rect(left, bottom - height, x((row + 1) * FRAME + origin) - left + 0.3, height);
+      pen.rect(left, bottom - height, x((row + 1) * hop) - left + 0.3, height);
     }
     pen.fill();
-    const known = Math.max(0, x(first * FRAME + origin));
-    pen.fillRect(known, bottom - 1, Math.max(0, x(last * FRAME + origin) - known), 1);
+    const known = Math.max(0, x(first * hop));
+    pen.fillRect(known, bottom - 1, Math.max(0, x(last * hop) - known), 1);
     const y = bottom - this.lane.threshold * PROBABILITY.height;
     pen.strokeStyle = colours.threshold;
     pen.lineWidth = 1;
@@ -168,7 +166,7 @@ export class LaneView {
 
   // What the model has not read yet is hatched: the width of it is how late the text is.
   #unread(pen, colours, x, to) {
-    const left = Math.max(0, x(this.lane.timeline.decided));
+    const left = Math.max(0, x(this.lane.read));
     if (left >= this.width) return;
     pen.strokeStyle = colours.unread;
     pen.lineWidth = 1;

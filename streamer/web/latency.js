@@ -8,8 +8,6 @@
 import { RATE, Recent, RowRing } from "./rings.js";
 
 const BLOCKS = 4096; // whose time of arrival is remembered: more than a minute
-const SAMPLES_OF_A_FRAME = 400; // the encoder's front end looks at so much for one frame of 320
-const FRAME = 320;
 
 // When each sample of a lane was recorded.
 export class Arrivals {
@@ -54,22 +52,17 @@ export class Latency {
   }
 
   // Takes note of an event of a lane as it arrives.
-  //   lane: {arrivals, timeline, rightFrames, known} where known counts the certain words of the segment.
+  //   lane: {arrivals, timeline, sound, chunk, known} where known counts the certain words of the segment.
   take(lane, event, now) {
-    if (event.type === "activity") {
-      const end = lane.timeline.samples(event.start_s) + event.probabilities.length * FRAME;
-      const needed = end + (SAMPLES_OF_A_FRAME - FRAME) + lane.rightFrames * FRAME;
-      const there = lane.arrivals.of(needed);
-      if (there !== null) lane.computed = Math.max(0, now - there);
-      return;
-    }
     if (event.type !== "partial" && event.type !== "final") return;
     const certain = event.type === "final" ? event.words.length : event.stable ? event.stable.split(" ").length : 0;
+    const step = lane.arrivals.of(this.#lastChunk(lane));
+    const computed = step === null ? 0 : Math.max(0, now - step);
     for (const word of event.words.slice(Math.min(lane.known ?? 0, certain), certain)) {
       const spoken = lane.arrivals.of(lane.timeline.samples(word.end_s));
-      if (spoken !== null && lane.computed !== undefined) {
+      if (spoken !== null) {
         const total = Math.max(0, now - spoken);
-        const rest = Math.min(total, lane.computed);
+        const rest = Math.min(total, computed);
         // the fastest trips: slower ones waited for a busy server, as the stream's messages did
         const network = Math.min(rest, this.trips.percentile(0.1) ?? 0);
         this.total.add(total);
@@ -79,6 +72,13 @@ export class Latency {
       }
     }
     lane.known = event.type === "final" ? 0 : certain;
+  }
+
+  // The last sample that the newest step of the encoder needed, if the server is in time.
+  #lastChunk(lane) {
+    const { origin } = lane.timeline;
+    const { size, ahead } = lane.chunk;
+    return origin + Math.floor((lane.sound.total - origin - ahead) / size) * size + ahead;
   }
 
   // {p50, p95, waiting, computing, network} in ms, or null before the first word.

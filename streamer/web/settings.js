@@ -44,7 +44,7 @@ export function onTheWire(values, ready = null) {
     activity: true,
     partial_hop_ms: 100,
     endpoint: { silence_ms: Number(values.silence_ms), max_segment_s: Number(values.max_segment_s) },
-    speech: { start_probability: start, stay_probability: Math.round(start * 40) / 100 },
+    speech: { start_probability: start, stay_probability: Math.round(start * 70) / 100 },
     decoding: beam ? { method: "beam", beam_width: beam, hotwords } : { method: "greedy", hotwords: [] },
   };
   const durations = [values.left_ms, values.chunk_ms, values.right_ms];

@@ -5,7 +5,6 @@
 
 import { RATE, RowRing } from "./rings.js";
 
-const FRAME = 320; // samples of one probability
 const DRAWN_S = 60; // what can still be drawn
 const MOST_SPANS = 400; // of speech, that are kept for drawing
 const MOST_FINALS = 4000; // for the transcript; about a day of ordinary talk
@@ -17,10 +16,16 @@ export class Timeline {
     this.finals = []; // {id, text, start, end, reason, words, speaker}
     this.speakers = []; // {speaker, start, end, confidence}
     this.partial = null; // {stable, unstable, words}
-    this.probabilities = new RowRing((DRAWN_S * RATE) / FRAME, 1);
-    this.decided = 0; // frames up to here went through the model
+    this.#watch(320);
+    this.heard = 0; // the server's voice detector is here
     this.forgotten = 0; // finals that were too many
     this.count = 0;
+  }
+
+  // hop: samples from one probability of speech to the next.
+  #watch(hop) {
+    this.hop = hop;
+    this.probabilities = new RowRing(Math.ceil((DRAWN_S * RATE) / hop), 1);
   }
 
   // A stream begins at this sample of the lane.
@@ -33,7 +38,7 @@ export class Timeline {
   stop() {
     this.partial = null;
     const last = this.speech.at(-1);
-    if (last && last.end === null) last.end = Math.max(last.start, this.decided);
+    if (last && last.end === null) last.end = Math.max(last.start, this.heard);
   }
 
   samples(seconds) {
@@ -68,11 +73,13 @@ export class Timeline {
   }
 
   #activity(event) {
-    const first = Math.floor(this.samples(event.start_s) / FRAME);
+    const hop = Math.round(event.hop_s * RATE); // depends on the detector
+    if (hop !== this.hop) this.#watch(hop);
+    const first = Math.round(this.samples(event.start_s) / hop);
     if (first < this.probabilities.total) return; // heard again after a reconnection
     this.probabilities.skipTo(first, -1); // -1: nothing is known
     for (const p of event.probabilities) this.probabilities.values[this.probabilities.next()] = p;
-    this.decided = this.samples(event.start_s) + event.probabilities.length * FRAME;
+    this.heard = this.samples(event.start_s) + event.probabilities.length * hop;
   }
 
   #words(words) {
@@ -130,5 +137,3 @@ export class Timeline {
     for (const word of this.partial?.words ?? []) if (word.end >= from && word.start <= to) yield word;
   }
 }
-
-export { FRAME };

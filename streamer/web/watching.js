@@ -25,6 +25,10 @@ export class WatchedLane extends EventTarget {
     this.say("watching");
   }
 
+  get read() {
+    return this.timeline.heard;
+  }
+
   get seconds() {
     return this.sound.total / RATE;
   }
