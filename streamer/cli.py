@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from ..model.errors import OutputError, WavLMLiveError
-from . import network_commands, options, voice_options
+from . import network_commands, options, voice_options, watch_command
 from .interrupts import Interrupted, Interruption
 from .options import Decoding, Listening, UsageError
 from .terminal import Terminal, TerminalLog
@@ -189,6 +189,7 @@ def transcribe(
     details: options.Details = False,
     threads: options.Threads = None,
     plain: options.Plain = False,
+    plot: options.Plot = None,
     no_progress: options.NoProgress = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -209,7 +210,7 @@ def transcribe(
         activity,
     )  # fmt: skip
     listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms)
-    request = Request(files, output, _name(format), channel, realtime, partials, not no_progress)
+    request = Request(files, output, _name(format), channel, realtime, partials, not no_progress, plot)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
 
 
@@ -354,6 +355,7 @@ def evaluate(context: typer.Context) -> int:
 
 
 network_commands.register(app, _terminal, _with_signals)
+watch_command.register(app, _terminal, _with_signals)
 
 if __name__ == "__main__":
     sys.exit(main())

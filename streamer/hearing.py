@@ -38,6 +38,8 @@ class Gauges:
     """Seconds of computing for a second of sound."""
     dropped_blocks: int = 0
     """Blocks of the microphone that came while the program was too slow."""
+    speaking: bool | None = None
+    """Somebody speaks now; None until that was decided for the first time."""
     _busy_s: float = field(default=0.0, repr=False)
     _sound_s: float = field(default=0.0, repr=False)
 
@@ -82,6 +84,8 @@ class Hearing:
         self._paced = paced
         self._blocks = iter(source)
         self._origin_s: float | None = None  # when the first sample was spoken, for paced sound
+        self.on_block: Callable[[np.ndarray], None] | None = None
+        """Is shown every block before it is heard."""
 
     def run(self, take: Callable[[list[Event]], None]) -> None:
         """Hear everything, to the end or the first signal.
@@ -129,6 +133,8 @@ class Hearing:
         return due_s
 
     def _hear(self, block: np.ndarray, arrival_s: float, take: Callable[[list[Event]], None]) -> None:
+        if self.on_block is not None:
+            self.on_block(block)
         started_s = time.perf_counter()
         events = self._session.feed(block)
         self.gauges.count(block, time.perf_counter() - started_s)

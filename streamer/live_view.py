@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from .events import Event, Final, Partial
+from .events import Event, Final, Partial, SpeechStarted, SpeechStopped
 from .hearing import Gauges
 from .terminal import Terminal, escape
 
@@ -58,6 +58,9 @@ class LiveView:
             if isinstance(event, Partial | Final):
                 self._partial = event if isinstance(event, Partial) else None
                 changed = True
+            elif isinstance(event, SpeechStarted | SpeechStopped):
+                self._gauges.speaking = isinstance(event, SpeechStarted)
+                changed = True
         now = time.perf_counter()
         if changed or now - self._drawn_s >= REFRESH_S:
             self._terminal.draw(self.lines())
@@ -101,17 +104,33 @@ def partial_lines(partial: Partial, width: int, rows: int) -> list[Text]:
 
 
 def gauge_line(gauges: Gauges, width: int, fancy: bool) -> Text:
-    """Time, level, latency, real-time factor and dropped blocks, in as many words as there is room for."""
+    """Time, level, voice, latency, real-time factor and dropped blocks, in as many words as there is room for."""
     clock = clock_of(gauges.heard_s)
     latency = "-" if gauges.latency_s is None else f"{gauges.latency_s * 1000:.0f} ms"
     factor = "-" if gauges.realtime_factor is None else f"{gauges.realtime_factor:.2f}"
     dropped = gauges.dropped_blocks
     lost = Text(f"{dropped} dropped", style="bold red") if dropped else Text("0 dropped", style="dim")
     meter = level_meter(gauges.level_db, fancy)
-    long = [Text(clock), meter, Text(f"latency {latency}"), Text(f"real-time factor {factor}"), lost]
-    short = [Text(clock), meter, Text(latency), Text(f"rtf {factor}"), *([lost] if dropped else [])]
+    voice = voice_sign(gauges.speaking, fancy)
+    long = [Text(clock), meter, voice, Text(f"latency {latency}"), Text(f"real-time factor {factor}"), lost]
+    medium = [
+        Text(clock),
+        meter,
+        voice,
+        Text(f"latency {latency}"),
+        Text(f"rtf {factor}"),
+        *([lost] if dropped else []),
+    ]
+    short = [Text(clock), meter, voice[:1], Text(latency), Text(f"rtf {factor}"), *([lost] if dropped else [])]
     tiny = [Text(clock), lost if dropped else meter]
-    return _first_that_fits([long, short, tiny], width)
+    return _first_that_fits([long, medium, short, tiny], width)
+
+
+def voice_sign(speaking: bool | None, fancy: bool) -> Text:
+    """Whether somebody speaks: a sign and a word of the same width for both, so that nothing behind it jumps."""
+    if speaking:
+        return Text("● speech " if fancy else "* speech ", style="bold green")
+    return Text("○ silence" if fancy else "- silence", style="dim")
 
 
 def level_meter(level_db: float, fancy: bool) -> Text:

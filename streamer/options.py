@@ -240,6 +240,16 @@ Channel = Annotated[
         help="Channel to keep, from 0. Default: the mean of all.",
     ),
 ]
+Plot = Annotated[
+    Path | None,
+    _option(
+        "--plot",
+        panel=_SHOWN,
+        metavar="OUT.png",
+        show_default=False,
+        help="Draw waveform, probability of speech and words of one recording (png, svg, pdf); needs matplotlib.",
+    ),
+]
 Realtime = Annotated[bool, _option("--realtime", panel="Sound", help="At the pace of speech, with live partial text.")]
 InputDevice = Annotated[
     str | None,

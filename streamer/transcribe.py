@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from ..model.errors import AudioError, OutputError
-from .events import Event, Partial
+from .events import Activity, Event, Partial
 from .formats import TranscriptWriter, format_of, open_writer
 from .hearing import Hearing
 from .interrupts import Interruption
 from .live_view import LiveView, clock_of
 from .options import Loader, UsageError, as_usage
 from .output_file import write_atomically
+from .plotting import Plot, check_plot
 from .sources import AudioSource, open_source
 from .terminal import Terminal
 
@@ -42,6 +43,8 @@ class Request:
     """Write partial results too, where the format has them (jsonl)."""
     progress: bool = True
     """Show the progress, or the gauges in real time."""
+    plot: Path | None = None
+    """A picture of one recording: waveform, probability of speech, words."""
 
 
 def transcribe(request: Request, load: Loader, terminal: Terminal, interruption: Interruption) -> int:
@@ -59,6 +62,11 @@ def transcribe(request: Request, load: Loader, terminal: Terminal, interruption:
     """
     places = plan_outputs(request)
     several = len(request.recordings) > 1
+    if request.plot is not None:
+        if several:
+            raise UsageError("--plot draws one recording; give one")
+        with as_usage():
+            check_plot(request.plot)
     failed = False
     for recording, (place, kind) in zip(request.recordings, places, strict=True):
         if interruption.signal is not None:
@@ -88,10 +96,16 @@ def _transcribe_one(
     # Opened before the model is loaded: a wrong name should be told at once.
     with open_source(recording, channel=request.channel, block_samples=block) as source, ExitStack() as stack:
         recogniser, settings = load()
+        plot = None if request.plot is None else Plot(source.name, settings.speech.start_probability)
+        wanted = settings.activity
+        if plot is not None:
+            settings = replace(settings, activity=True)
         # What is all there is computed in long stretches, but for a pipe and whoever wants to see words come.
         whole = recording != "-" and not request.realtime and not request.partials
         session = recogniser.offline(settings) if whole else recogniser.alone(settings)
         hearing = Hearing(source, session, interruption, paced=request.realtime)
+        if plot is not None:
+            hearing.on_block = plot.hear
         status = "" if not request.progress else "gauges" if request.realtime else "progress"
         view = LiveView(terminal, hearing.gauges, status, name=source.name, duration_s=source.duration_s)
         stack.callback(view.close)
@@ -101,8 +115,17 @@ def _transcribe_one(
             writers.append(open_writer("txt", terminal.results()))  # something to watch meanwhile
         deliver = deliverer(writers, view, partials=request.partials)
         deliver([session.ready])
-        hearing.run(deliver)
+
+        def take(events: list[Event]) -> None:
+            if plot is not None:
+                plot.take(events)
+            deliver([event for event in events if wanted or not isinstance(event, Activity)])
+
+        hearing.run(take)
         view.close()
+        if plot is not None and request.plot is not None:
+            plot.save(request.plot)
+            terminal.note(f"{source.name}: drawn to {request.plot}")
         for writer in writers:
             writer.finish(hearing.gauges.heard_s)
     _report(source, place, hearing, terminal, interruption)

@@ -3,6 +3,7 @@ command line and a terminal for the tests."""
 
 from __future__ import annotations
 
+import codecs
 import ctypes.util
 import os
 import shutil
@@ -274,6 +275,7 @@ class Screen:
         os.set_blocking(self._master, False)
         self.stream = open(slave, "w", encoding="utf-8")  # noqa: SIM115 (closed in close)
         self.raw = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._screen = pyte.Screen(columns, rows)
         self._emulator = pyte.Stream(self._screen)
         self.resize(columns, rows)
@@ -295,7 +297,8 @@ class Screen:
     def lines(self) -> list[str]:
         """The rows, without the empty ones at the bottom."""
         with suppress(BlockingIOError):
-            while data := os.read(self._master, 65536).decode():
+            while piece := os.read(self._master, 65536):
+                data = self._decoder.decode(piece)  # a pseudo-terminal cuts letters in two
                 self.raw += data
                 self._emulator.feed(data)
         rows = [row.rstrip() for row in self._screen.display]

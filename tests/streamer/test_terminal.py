@@ -190,10 +190,11 @@ GAUGES = Gauges(16_000 * 75, -22.5, 0.0853, 0.123)
 @pytest.mark.parametrize(
     ("columns", "dropped", "line"),
     [
-        (80, 0, "1:15  ▕█████   ▏  latency 85 ms  real-time factor 0.12  0 dropped"),
-        (80, 2, "1:15  ▕█████   ▏  latency 85 ms  real-time factor 0.12  2 dropped"),
-        (40, 0, "1:15  ▕█████   ▏  85 ms  rtf 0.12"),
-        (50, 2, "1:15  ▕█████   ▏  85 ms  rtf 0.12  2 dropped"),
+        (80, 0, "1:15  ▕█████   ▏  ○ silence  latency 85 ms  real-time factor 0.12  0 dropped"),
+        (80, 2, "1:15  ▕█████   ▏  ○ silence  latency 85 ms  real-time factor 0.12  2 dropped"),
+        (40, 0, "1:15  ▕█████   ▏  ○  85 ms  rtf 0.12"),
+        (50, 2, "1:15  ▕█████   ▏  ○  85 ms  rtf 0.12  2 dropped"),
+        (60, 0, "1:15  ▕█████   ▏  ○ silence  latency 85 ms  rtf 0.12"),
         (20, 2, "1:15  2 dropped"),
         (20, 0, "1:15  ▕█████   ▏"),
     ],

@@ -1,0 +1,254 @@
+"""`wavlm-live top URL`: a server's sessions, load and delays, live in the terminal, from its /metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from rich.text import Text
+
+from ..model.errors import StreamError
+from .interrupts import Interruption
+from .live_view import clock_of
+from .options import UsageError
+from .terminal import Terminal
+
+TIMEOUT_S = 5.0
+LARGEST_BYTES = 4 << 20
+_LINE = re.compile(r"([a-zA-Z_:][\w:]*)(\{[^}]*\})?\s+(\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_SPARKS = "▁▂▃▄▅▆▇█"
+_PREFIX = "wavlm_live_"
+
+
+class ServerSilent(StreamError):
+    """A server that gives no figures."""
+
+
+@dataclass(frozen=True)
+class TopRequest:
+    """What a user asked of `top`."""
+
+    url: str
+    key: str | None = None
+    every_s: float = 1.0
+    rounds: int | None = None
+    """So many looks; None: until Ctrl+C."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a server told at one moment: values by name and labels, without the prefix `wavlm_live_`."""
+
+    at_s: float
+    values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
+
+    def get(self, name: str) -> float:
+        """The sum over all labels; 0 where there is none."""
+        return sum(value for (found, _), value in self.values.items() if found == name)
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """Values above 0 by a label's value."""
+        found: dict[str, float] = {}
+        for (metric, labels), value in self.values.items():
+            if metric == name and value:
+                key = dict(labels).get(label, "")
+                found[key] = found.get(key, 0.0) + value
+        return found
+
+
+def parse_figures(text: str, at_s: float) -> Figures:
+    """Read Prometheus' text format.
+
+    Args:
+        text: of /metrics.
+        at_s: when it came.
+    """
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for line in text.splitlines():
+        match = None if line.startswith("#") else _LINE.match(line)
+        if match is None or not match[1].startswith(_PREFIX):
+            continue
+        labels = tuple(sorted(_LABEL.findall(match[2] or "")))
+        values[match[1].removeprefix(_PREFIX), labels] = float(match[3])
+    return Figures(at_s, values)
+
+
+def metrics_url(url: str) -> str:
+    """Where the figures of a server are, from any address of it.
+
+    Raises:
+        UsageError: no address of a server.
+    """
+    parts = urlsplit(url if "//" in url else f"http://{url}")
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+    if scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url} is no address of a server; expected http://HOST:PORT, or ws://HOST:PORT/v1/stream")
+    return f"{scheme}://{parts.netloc}/metrics"
+
+
+def ask(url: str, key: str | None = None) -> Figures:
+    """A server's figures.
+
+    Args:
+        url: of its /metrics.
+        key: API key.
+
+    Raises:
+        ServerSilent: nobody answers, or not with figures.
+    """
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            text = answer.read(LARGEST_BYTES).decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        needs = "; give its API key: --key, or WAVLM_LIVE_API_KEY" if error.code in (401, 403) else ""
+        raise ServerSilent(f"{url} answers {error.code} {error.reason}{needs}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ServerSilent(f"{url} cannot be asked: {reason}; is `wavlm-live serve` running there?") from error
+    figures = parse_figures(text, time.monotonic())
+    if not figures.values:
+        raise ServerSilent(f"{url} answers, but with no figures of wavlm-live; is it another program's address?")
+    return figures
+
+
+def top(request: TopRequest, terminal: Terminal, interruption: Interruption) -> int:
+    """Show the figures again and again; on no screen, or with --plain, a line for each look.
+
+    Raises:
+        UsageError: no address of a server.
+        ServerSilent: the first look failed; later ones are shown and tried again.
+    """
+    url = metrics_url(request.url)
+    history: deque[Figures] = deque([ask(url, request.key)], maxlen=60)
+    silent = ""
+    rounds = 0
+    while interruption.signal is None:
+        if terminal.live:
+            lines = screen(history, silent, url, terminal.width - 1, terminal.fancy)
+            terminal.draw(lines[: max(1, terminal.height - 1)])  # what is higher than the screen cannot be redrawn
+        else:
+            terminal.results().write(f"{silent or plain_line(history)}\n")
+        rounds += 1
+        if request.rounds is not None and rounds >= request.rounds:
+            break
+        if _rest(request.every_s, interruption):
+            break
+        try:
+            history.append(ask(url, request.key))
+            silent = ""
+        except ServerSilent as error:
+            silent = str(error)
+    if terminal.live:
+        lines = screen(history, silent, url, terminal.width - 1, terminal.fancy)
+        terminal.erase()
+        for line in lines:
+            terminal.results().write(line.plain + "\n")
+    return 0
+
+
+def _rest(seconds: float, interruption: Interruption, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Wait; True: a signal came meanwhile."""
+    end = time.monotonic() + seconds
+    while interruption.signal is None and (left := end - time.monotonic()) > 0:
+        sleep(min(left, 0.1))
+    return interruption.signal is not None
+
+
+def rate(history: deque[Figures], name: str) -> float:
+    """Growth of a counter a second, over the last looks."""
+    first, last = history[max(0, len(history) - 6)], history[-1]
+    passed_s = last.at_s - first.at_s
+    return max(0.0, last.get(name) - first.get(name)) / passed_s if passed_s > 0 else 0.0
+
+
+def plain_line(history: deque[Figures]) -> str:
+    """The most important figures in a line, for logs and screen readers."""
+    now = history[-1]
+    get = now.get
+    return (
+        f"sessions {get('batcher_sessions'):.0f}, load {get('batcher_load') * 100:.0f}%, "
+        f"real-time factor {get('batcher_realtime_factor'):.3f}, batch {get('batcher_batch_mean'):.1f}, "
+        f"latency {get('batcher_latency_p50_ms'):.0f} ms (99%: {get('batcher_latency_p99_ms'):.0f} ms), "
+        f"sound {rate(history, 'batcher_audio_s_total'):.1f} s/s, refused {get('batcher_refused_total'):.0f}"
+    )
+
+
+def screen(history: deque[Figures], silent: str, url: str, width: int, fancy: bool) -> list[Text]:
+    """The lines of the picture, top to bottom.
+
+    Args:
+        history: figures, the newest last.
+        silent: why the last look failed; empty where it did not.
+        url: that is asked.
+        width: cells of a line.
+        fancy: whether block characters can be shown.
+    """
+    now = history[-1]
+    get = now.get
+    head = Text.assemble((url.removesuffix("/metrics"), "bold"), "  ", (silent, "bold red") if silent else "")
+    load = get("batcher_load")
+    late_s = get("batcher_late_s")
+    lines = [
+        head,
+        _row(
+            "sessions", f"{get('batcher_sessions'):.0f} open, {get('held_streams'):.0f} held for their clients", width
+        ),
+        _row("load", f"{load * 100:3.0f}%  ", width, _bar(load, fancy)),
+        _row("real-time factor", f"{get('batcher_realtime_factor'):.3f}", width),
+        _row("sound", f"{rate(history, 'batcher_audio_s_total'):.1f} s a second", width),
+        _row(
+            "steps",
+            f"{rate(history, 'batcher_steps_total'):.1f} a second, {get('batcher_batch_mean'):.1f} streams in each "
+            f"(most {get('batcher_batch_largest'):.0f})",
+            width,
+        ),
+        _row("step", _halves(get("batcher_step_p50_ms"), get("batcher_step_p99_ms")), width),
+        _row("latency", _halves(get("batcher_latency_p50_ms"), get("batcher_latency_p99_ms")), width),
+        _row("late", f"{late_s:.1f} s", width, style="bold red" if late_s > 1 else ""),
+        _row("waiting", f"{get('batcher_queued_s'):.1f} s of sound", width),
+        _row("connections", _counts(now.by("connections", "protocol")), width),
+        _row("refused", _counts(now.by("refused_total", "code")), width),
+        _row("errors", _counts(now.by("errors_total", "code")), width),
+        _row(
+            "heard so far",
+            f"{clock_of(get('batcher_audio_s_total'))} in {get('batcher_opened_total'):.0f} streams",
+            width,
+        ),
+    ]
+    if fancy and len(history) > 1:
+        lines.insert(2, _row("", "", width, Text(_sparks([f.get("batcher_sessions") for f in history]), style="cyan")))
+    return lines
+
+
+def _row(name: str, value: str, width: int, more: Text | None = None, style: str = "") -> Text:
+    text = Text.assemble((f"{name:>16}  ", "dim"), (value, style), more or "")
+    text.truncate(max(1, width), overflow="crop")
+    return text
+
+
+def _halves(p50_ms: float, p99_ms: float) -> str:
+    return f"{p50_ms:.0f} ms, 99%: {p99_ms:.0f} ms"
+
+
+def _counts(found: dict[str, float]) -> str:
+    return ", ".join(f"{name or 'all'} {count:.0f}" for name, count in sorted(found.items())) or "none"
+
+
+def _bar(share: float, fancy: bool) -> Text:
+    cells = round(min(1.0, max(0.0, share)) * 20)
+    done, rest = ("━", "─") if fancy else ("#", "-")
+    style = "red" if share > 0.8 else "green"
+    return Text.assemble((done * cells, style), (rest * (20 - cells), "dim"))
+
+
+def _sparks(values: list[float]) -> str:
+    most = max(values) or 1.0
+    return "".join(_SPARKS[min(7, int(value / most * 7.999))] for value in values)
