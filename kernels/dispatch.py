@@ -114,7 +114,16 @@ def _decide(op: str, device: str, wish: str, of: str, interpret: bool) -> Choice
 @torch.compiler.assume_constant_result
 def takes_kernel(op: str, device: str) -> bool:
     """Whether `op` on a kind of device runs its Triton kernel; torch.compile asks once, while it traces."""
+    if device != "cuda" and not interpreted():  # asked for every layer of every step, so the usual no is a quick one
+        _tell(op, device)
+        return False
     return _choose(op, device).path == "triton"
+
+
+@lru_cache(maxsize=64)
+def _tell(op: str, device: str) -> None:
+    """Log the choice the first time."""
+    _choose(op, device)
 
 
 def formula_needed(*tensors: torch.Tensor | None) -> bool:

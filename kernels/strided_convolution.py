@@ -96,8 +96,10 @@ def reference(
         assert shift is not None
         mean, factor = (spread(part, first_hop, hop) for part in (mean, torch.rsqrt(variance + eps) * scale))
         y = ((y - mean) * factor + shift).to(y.dtype)
-    if gelu:
+    if gelu and torch.is_grad_enabled():
         y = F.gelu(y)
+    elif gelu:  # in place: the caller still holds x, and a third large tensor costs fresh pages
+        y = torch.ops.aten.gelu_(y)
     if counts is not None:
         ends = torch.arange(y.shape[1], device=y.device) * stride + kernel
         y = y.masked_fill((ends > (counts + kept)[:, None])[..., None], 0)
