@@ -1,7 +1,7 @@
-"""The tables of README, made from what the benchmarks wrote.
+"""The tables of README and docs, made from what the benchmarks wrote.
 
 python benchmarks/tables.py            print them
-python benchmarks/tables.py --write    put them into README.md, between their markers
+python benchmarks/tables.py --write    put them into README.md and docs/*.md, between their markers
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
 
 
 def grid(head: list[str], rows: list[list[object]]) -> str:
@@ -65,10 +65,61 @@ def long_recording(result: dict[str, Any]) -> str:
     return grid(["side", "minutes of sound", "seconds", "peak MB of the process"], rows)
 
 
+def noise(result: dict[str, Any]) -> str:
+    """False words in noise, by the kind of noise where there were any."""
+    streams = list(result["streams"].values())
+    kinds = sorted({kind for entries in streams for kind in entries[0]["seconds_by_kind"]})
+    rows = []
+    sides = []
+    for n, row in enumerate(result["rows"]):
+        sides.append(f"{row['decoding']}, {'by voice' if row['words_need_voice'] else 'anywhere'}")
+        counts = {kind: sum(entries[n]["words_by_kind"].get(kind, 0) for entries in streams) for kind in kinds}
+        rows.append(counts)
+    seconds = {kind: sum(entries[0]["seconds_by_kind"].get(kind, 0) for entries in streams) for kind in kinds}
+    lines: list[list[object]] = [
+        [kind.replace("_", " "), *(f"{60 * row[kind] / seconds[kind]:.1f}" for row in rows)]
+        for kind in kinds
+        if any(row[kind] for row in rows)
+    ]
+    silent = [kind.replace("_", " ") for kind in kinds if not any(row[kind] for row in rows)]
+    lines.append([f"{', '.join(silent)}", *("0.0" for _ in rows)])
+    lines.append([f"all {result['minutes']:g} minutes", *(f"{row['words_a_minute']:.2f}" for row in result["rows"])])
+    return grid(["false words a minute", *sides], lines)
+
+
+def words_by_voice(result: dict[str, Any]) -> str:
+    """Words given and right with and without voice."""
+    rows = []
+    for free, bound in zip(result["rows"][::2], result["rows"][1::2], strict=True):
+        assert (free["corpus"], free["decoding"]) == (bound["corpus"], bound["decoding"])
+        name = f"{free['corpus']}, {free['decoding']}"
+        rows.append([name, free["words"], free["given"], bound["given"], free["right"], bound["right"]])
+    return grid(
+        ["real speech", "words said", "given anywhere", "given by voice", "right anywhere", "right by voice"], rows
+    )
+
+
+def voice_detection(result: dict[str, Any]) -> str:
+    """Misses and false alarms of the detectors."""
+    names = list(result["rows"][0]["missed"])
+    rows = [
+        [
+            f"`{r['detector']}`",
+            *(f"{r['missed'][n]:.1f} / {r['false'][n]:.1f}" for n in names),
+            f"{r['starts_in_noise_a_minute']:.2f}",
+        ]
+        for r in result["rows"]
+    ]
+    return grid(["speech missed % / pauses called speech %", *names, "starts a minute in noise"], rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "word_errors": word_errors,
     "stream_cost": stream_cost,
     "long_recording": long_recording,
+    "noise": noise,
+    "words_by_voice": words_by_voice,
+    "voice_detection": voice_detection,
 }
 
 
@@ -87,15 +138,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
     for name, table in all_tables().items():
         print(f"{name}\n\n{table}\n")
         pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.S)
-        text, found = pattern.subn(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
-        if not found:
-            print(f"README has no place for {name}: put <!-- table {name} --> and <!-- end --> there\n")
+        places = 0
+        for page, text in pages.items():
+            pages[page], found = pattern.subn(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
+            places += found
+        if not places:
+            print(f"no page has a place for {name}: put <!-- table {name} --> and <!-- end --> there\n")
     if options.write:
-        README.write_text(text, encoding="utf-8")
+        for page, text in pages.items():
+            if text != page.read_text(encoding="utf-8"):
+                page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

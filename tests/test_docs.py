@@ -78,15 +78,15 @@ def test_links_lead_somewhere():
 
 
 def test_figures_come_from_the_results():
-    """README's tables are what `benchmarks/tables.py` makes of the results that benchmarks wrote."""
+    """The tables of README and docs are what `benchmarks/tables.py` makes of the results that benchmarks wrote."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import tables  # type: ignore[import-not-found]
     finally:
         sys.path.pop(0)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name, table in tables.all_tables().items():
-        assert table in text, f"README's table {name} is not what the results say; run python benchmarks/tables.py"
+        assert table in text, f"the table {name} is not what the results say; run python benchmarks/tables.py --write"
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         machine = json.loads(path.read_text())["machine"]
         assert machine["command"].startswith("python ")

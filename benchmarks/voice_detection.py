@@ -1,0 +1,143 @@
+"""Which detector knows best where somebody speaks: Silero VAD, the model's blanks, or both.
+
+    python benchmarks/voice_detection.py --manifest SPEECH/utterances.tsv --noise NOISE.tar [--split dev]
+
+Utterances with pauses of 1.5 to 4 s between them, each at a random level, alone and under noise, as one stream for
+each condition; then noise alone. What is true is taken from the clean recordings: 10 ms within 30 dB of an utterance's
+level, pauses below 300 ms filled. A detector's answer is what its `SpeechStarted` and `SpeechStopped` say. Misses are
+shares of speech, false alarms shares of the pauses; starts in noise are a count a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from itertools import pairwise
+
+import numpy as np
+import soundfile
+import torch
+from machine import write
+from noise import Follower, recordings, sections
+
+from wavlm_live.model.training.manifest import read_manifest
+from wavlm_live.streamer import Recogniser, SessionSettings, SpeechRules, SpeechStarted, SpeechStopped
+from wavlm_live.streamer.encoder import LocalEncoder
+
+RATE = 16_000
+STEP = 160  # samples of a truth: 10 ms
+DETECTORS = ("silero", "model", "both")
+SNRS = (None, 20, 10, 5)
+
+
+def truth_of(sound: np.ndarray) -> np.ndarray:
+    """Whether somebody speaks, for each 10 ms of a clean recording."""
+    level = 10 * np.log10((sound[: len(sound) // STEP * STEP].reshape(-1, STEP) ** 2).mean(1) + 1e-12)
+    loud = level > max(np.percentile(level, 95) - 30, -65)
+    places = np.flatnonzero(loud)
+    for a, b in pairwise(places):
+        if b - a <= 30:
+            loud[a:b] = True
+    return loud
+
+
+def scene(utterances: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One sound and its truth."""
+    sounds, truths = [], []
+    for sound in utterances:
+        gap = int(rng.uniform(1.5, 4) * 100) * STEP
+        sound = sound[: len(sound) // STEP * STEP]
+        sound = sound / (np.sqrt((sound**2).mean()) + 1e-9) * 10 ** (rng.uniform(-32, -18) / 20)
+        sounds += [np.zeros(gap), np.clip(sound, -1, 1)]
+        truths += [np.zeros(gap // STEP, bool), truth_of(sound)]
+    return np.concatenate(sounds).astype(np.float32), np.concatenate(truths)
+
+
+def heard(recogniser: Recogniser, sound: np.ndarray) -> dict[str, list[tuple[int, int]]]:
+    """Stretches of speech by detector, all from one pass of the encoder."""
+    encoder = LocalEncoder(recogniser.model, recogniser.context())
+    sessions = {
+        name: recogniser.open(
+            SessionSettings(partial_hop_ms=0, speech=SpeechRules(name)),  # type: ignore[arg-type]
+            encoder if name == DETECTORS[0] else Follower(),
+        )
+        for name in DETECTORS
+    }
+    found: dict[str, list[int]] = {name: [] for name in DETECTORS}
+    plans = [session.plan for session in sessions.values()]
+
+    def drive() -> None:
+        while (need := plans[0].need()) is not None:
+            step = encoder.step(commit=need.commit, final=need.final)
+            for plan in plans:
+                assert plan.need() == need
+                if isinstance(plan.encoder, Follower):
+                    plan.encoder.commit(step)
+                plan.give(step)
+        assert all(plan.need() is None for plan in plans)
+        for name, session in sessions.items():
+            found[name] += [e.at_samples for e in session.plan.take() if isinstance(e, SpeechStarted | SpeechStopped)]
+
+    for start in range(0, len(sound), RATE):
+        for session in sessions.values():
+            session.begin_feed(sound[start : start + RATE])
+        drive()
+    for session in sessions.values():
+        session.begin_finish()
+    drive()
+    return {name: list(zip(ats[::2], ats[1::2], strict=True)) for name, ats in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--noise", required=True, help="a tar of recordings in which nobody speaks")
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--utterances", type=int, default=60)
+    parser.add_argument("--noise-minutes", type=float, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    sys.argv = ["benchmarks/voice_detection.py", "--manifest", "SPEECH/utterances.tsv", "--noise", "NOISE.tar"]
+    sys.argv += ["--utterances", str(options.utterances), "--noise-minutes", f"{options.noise_minutes:g}"]
+    sys.argv += ["--threads", str(options.threads)]
+    rng = np.random.default_rng(1)
+    usable, _ = read_manifest(options.manifest, splits=[options.split])
+    chosen = [usable[int(n)] for n in rng.permutation(len(usable))[: options.utterances]]
+    sounds = [soundfile.read(io.BytesIO(u.location.read()), dtype="float32")[0] for u in chosen]
+    clean, truth = scene(sounds, rng)
+    beds = [bed / np.sqrt((bed**2).mean() + 1e-12) for bed in recordings(options.noise).values() if len(bed) > 5 * RATE]
+    parts = [np.resize(beds[int(rng.integers(len(beds)))], 20 * RATE) for _ in range(len(clean) // (20 * RATE) + 1)]
+    bed = np.concatenate(parts)
+    level = np.sqrt((clean[np.repeat(truth, STEP)] ** 2).mean())
+    recogniser = Recogniser.load(None, "cpu")
+    rows = {name: {"detector": name, "missed": {}, "false": {}} for name in DETECTORS}
+    for snr in SNRS:
+        noise = 0 if snr is None else bed[: len(clean)] * level * 10 ** (-snr / 20)
+        for name, stretches in heard(recogniser, np.clip(clean + noise, -1, 1).astype(np.float32)).items():
+            said = np.zeros(len(truth), bool)
+            for start, end in stretches:
+                said[round(start / STEP) : round(end / STEP)] = True
+            label = "clean" if snr is None else f"{snr} dB"
+            rows[name]["missed"][label] = round(100 * float((~said)[truth].mean()), 1)
+            rows[name]["false"][label] = round(100 * float(said[~truth].mean()), 1)
+    noise = np.concatenate([sound for _, sound in sections(options.noise, options.noise_minutes, 2)])
+    for name, stretches in heard(recogniser, noise).items():
+        rows[name]["starts_in_noise_a_minute"] = round(len(stretches) / options.noise_minutes, 2)
+    for row in rows.values():
+        print(row)
+    write(
+        "voice_detection",
+        {
+            "split": options.split,
+            "utterances": len(chosen),
+            "minutes": round(len(clean) / RATE / 60, 1),
+            "noise_minutes": options.noise_minutes,
+            "rows": list(rows.values()),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
