@@ -1,6 +1,6 @@
 """What decoding costs one stream, by decoder, on the model's own outputs for real recordings.
 
-    python benchmarks/decoding_cost.py [--model FOLDER] [--lm english.arpa.gz] RECORDING ...
+    python benchmarks/decoding_cost.py [--model FOLDER] [--lm english] RECORDING ...
 
 The recordings, `tests/audio` if none are named, are encoded once, in the model's default context. Then each decoder
 reads them again and again in chunks of that context and, at every chunk, peeks at half a chunk of provisional frames.
@@ -10,8 +10,10 @@ Time is process time of one thread, as per cent of the duration of the sound.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,6 +62,26 @@ def seconds(recogniser: Recogniser, settings: DecodingSettings, sound: list[np.n
     return time.process_time() - start
 
 
+LOADING = """
+import json, resource, sys, time
+import numpy
+from wavlm_live.streamer.language_model import load_language_model
+from wavlm_live.streamer.fusion import vocabulary_of
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+before, start = resident(), time.perf_counter()
+vocabulary_of(load_language_model(sys.argv[1]))
+print(json.dumps({"load_s": round(time.perf_counter() - start, 2), "resident_mb": round(resident() - before, 1)}))
+"""
+
+
+def loading(lm: str) -> dict[str, float]:
+    """Time and memory of the first session with a language model, in a fresh process; later ones share it."""
+    done = subprocess.run([sys.executable, "-c", LOADING, lm], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", nargs="*", type=Path)
@@ -89,7 +111,11 @@ def main() -> None:
         row = {"decoder": name, "percent": 100 * read / duration_s, "with_peeks_percent": 100 * both / duration_s}
         rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
         print(f"{name:26} {row['percent']:6.2f} %   with peeks {row['with_peeks_percent']:6.2f} %")
-    write("decoding_cost", {"sound_s": round(duration_s, 1), "rounds": options.rounds, "rows": rows})
+    result: dict[str, object] = {"sound_s": round(duration_s, 1), "rounds": options.rounds, "rows": rows}
+    if options.lm:
+        result["language_model"] = loading(options.lm)
+        print(result["language_model"])
+    write("decoding_cost", result)
 
 
 if __name__ == "__main__":

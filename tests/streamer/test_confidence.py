@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wavlm_live.model.bundled import bundled_names, bundled_path
 from wavlm_live.model.errors import CheckpointError, ConfigurationError
 from wavlm_live.streamer.confidence import Calibration, logit
 from wavlm_live.streamer.decoding import DecodingSettings
-from wavlm_live.streamer.decoding_defaults import GENERAL, RANGES, read_defaults
+from wavlm_live.streamer.decoding_defaults import FILE, GENERAL, RANGES, SECTIONS, read_defaults
 
 shares = st.floats(-0.01, 1.01)
 
@@ -64,6 +65,16 @@ def test_defaults_fill_what_was_not_given(tmp_path: Path) -> None:
     assert fused.filled() == fused
     assert DecodingSettings().filled(read_defaults(None)).confidence_scale == 1.0
     assert RANGES.keys() == GENERAL.keys()
+
+
+def test_the_bundled_models_bring_numbers_of_their_own() -> None:
+    for name in bundled_names():
+        defaults = read_defaults(bundled_path(name) / FILE)
+        assert set(defaults.sections) == set(SECTIONS)
+        for section in SECTIONS:
+            assert defaults.get(section)["confidence_shift"] != 0.0
+        filled = DecodingSettings(method="beam", lm_path="english").filled(defaults)
+        assert filled.lm_weight == defaults.sections["language_model"]["lm_weight"]
 
 
 @pytest.mark.parametrize(
