@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from ..protocols.commands import ServerProtocol
+from ..protocols.deepgram import DeepgramProtocol
 from ..protocols.native import NativeProtocol
+from ..protocols.openai_realtime import OpenAIRealtimeProtocol
+from ..protocols.vosk import VoskProtocol
+from .app_access import address_of, origin_allowed, unauthorized
 from .connection import Connection
 from .dashboard import dashboard
 from .keys import credential_of
+from .openapi import description
+from .rest import transcriptions
 from .service import Service
 
 logger = logging.getLogger(__name__)
@@ -46,6 +51,11 @@ def create_app(service: Service) -> Starlette:
     """The application around a service."""
     routes: list[BaseRoute] = [
         WebSocketRoute("/v1/stream", _endpoint(service, _native(service), resumable=True, key_may_follow=True)),
+        WebSocketRoute("/v1/realtime", _endpoint(service, _openai(service), subprotocols=("realtime",))),
+        WebSocketRoute("/v1/listen", _endpoint(service, _deepgram(service), subprotocols=("token", "bearer"))),
+        WebSocketRoute("/vosk", _endpoint(service, _vosk(service), queue_s=0.0)),
+        Route("/v1/audio/transcriptions", transcriptions(service), methods=["POST"]),
+        Route("/openapi.json", description, methods=["GET"]),
         Route("/healthz", _health, methods=["GET"]),
         Route("/readyz", _ready(service), methods=["GET"]),
         Route("/metrics", _metrics(service), methods=["GET"]),
@@ -134,6 +144,22 @@ def _native(service: Service) -> MakeProtocol:
     return lambda socket: NativeProtocol(service.batcher.recogniser.context, service.settings.session)
 
 
+def _openai(service: Service) -> MakeProtocol:
+    return lambda socket: OpenAIRealtimeProtocol(service.settings.session, service.batcher.recogniser.name)
+
+
+def _deepgram(service: Service) -> MakeProtocol:
+    def make(socket: WebSocket) -> ServerProtocol:
+        query = {name: socket.query_params.getlist(name) for name in socket.query_params}
+        return DeepgramProtocol(query, service.settings.session, service.batcher.recogniser.name)
+
+    return make
+
+
+def _vosk(service: Service) -> MakeProtocol:
+    return lambda socket: VoskProtocol(service.settings.session)
+
+
 async def _deny(
     service: Service, socket: WebSocket, status: int, code: str, message: str, retry_after_s: float | None = None
 ) -> None:
@@ -142,37 +168,7 @@ async def _deny(
     await socket.send_denial_response(JSONResponse({"code": code, "message": message}, status, headers))
 
 
-def address_of(connection: HTTPConnection) -> str:
-    """Where a client is."""
-    return connection.client.host if connection.client else ""
-
-
-def origin_allowed(service: Service, connection: HTTPConnection) -> bool:
-    """Whether a page's scripts may connect: programs send no origin, pages always do."""
-    origin = connection.headers.get("origin")
-    if origin is None or origin in service.settings.allowed_origins:
-        return True
-    try:
-        return urlsplit(origin).netloc != "" and urlsplit(origin).netloc == connection.headers.get("host")
-    except ValueError:
-        return False
-
-
 # HTTP ----------------------------------------------------------------------------------------------------
-
-
-def unauthorized(service: Service, request: Request) -> Response | None:
-    """The refusal of a request without a good key; None: it has one, whose name is in `request.state.key`."""
-    if not origin_allowed(service, request):
-        return JSONResponse({"error": {"code": "origin", "message": "this web page may not use the server"}}, 403)
-    credential = credential_of(request.headers.items(), dict(request.query_params))
-    name = service.admit(credential, address_of(request))
-    if name is None:
-        service.metrics.refused.labels("unauthorized").inc()
-        error = {"code": "unauthorized", "message": "this server needs an API key in the Authorization header"}
-        return JSONResponse({"error": error}, 401, {"www-authenticate": "Bearer"})
-    request.state.key = name
-    return None
 
 
 async def _health(request: Request) -> Response:

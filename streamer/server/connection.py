@@ -211,6 +211,8 @@ class Connection:
 
     async def _open(self, request: Open) -> None:
         service = self.service
+        if self.live is not None and self.live.finishing and not self._draining:
+            await self._stream_over.wait()
         if self._draining:
             self._fail("restart", "the server is restarting; connect again", RESTART)
             return
@@ -222,6 +224,9 @@ class Connection:
         if not self._entered:
             service.doorkeeper.enter(self.key, self.address)
             self._entered = True
+        if self.live is not None:
+            service.drop(self.live)
+            self.live = None
         held, how = None, "new"
         if request.resume is not None and self.resumable:
             held = service.come_back(request.resume, self.key)
@@ -344,11 +349,13 @@ class Connection:
         else:
             self._clock_samples += live.samples_fed - live.origin_samples
             commands = self.protocol.finished()
-            if any(isinstance(c, Open) for c in commands):
-                self.service.drop(live)
+            if not any(isinstance(c, Close) for c in commands):
+                self.service.drop(live)  # the connection stays, for another stream
                 self.live = None
+                self._stream_over.set()
             await self._execute(commands)
-        self._stream_over.set()
+        if self.live is live:
+            self._stream_over.set()
 
     @property
     def audio_s(self) -> float:

@@ -156,7 +156,10 @@ def credential_of(headers: Iterable[tuple[str, str]], query: dict[str, str], sub
                 return credential.strip()
         if name in ("x-api-key", "api-key"):
             return value.strip()
-    for subprotocol in subprotocols:  # browsers cannot set headers; OpenAI's client and Deepgram's put it here
+    offered = list(subprotocols)
+    if len(offered) == 2 and offered[0].lower() in ("token", "bearer"):
+        return offered[1]  # as Deepgram's browser clients do
+    for subprotocol in offered:  # browsers cannot set headers; OpenAI's client and Deepgram's put it here
         for prefix in ("openai-insecure-api-key.", "wavlm-live-key."):
             if subprotocol.startswith(prefix):
                 return subprotocol.removeprefix(prefix)

@@ -18,6 +18,7 @@ from ..batcher import Batcher
 from .app import create_app
 from .service import Service
 from .settings import ServerSettings
+from .tcp import serve_wyoming
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +130,23 @@ async def serve(
     def stop() -> None:
         server.should_exit = True
 
+    wyoming = None
+    if settings.wyoming_port is not None:
+        try:
+            wyoming = await serve_wyoming(service, settings.host, settings.wyoming_port)
+        except OSError as error:
+            listener.close()
+            raise OutputError(
+                f"cannot listen on {settings.host}, port {settings.wyoming_port}: {error.strerror or error}"
+            ) from error
+
     async def tell() -> None:
         while not server.started:
             await asyncio.sleep(0.01)
         if started is not None:
             port = listener.getsockname()[1]
-            started(Addresses(settings.host, port, None, settings.tls_certificate is not None), stop)
+            other = wyoming.sockets[0].getsockname()[1] if wyoming else None
+            started(Addresses(settings.host, port, other, settings.tls_certificate is not None), stop)
 
     telling = asyncio.create_task(tell())
     try:
@@ -143,4 +155,6 @@ async def serve(
         telling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await telling
+        if wyoming is not None:
+            wyoming.close()
         listener.close()
