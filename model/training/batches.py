@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +17,6 @@ from .manifest import Utterance
 from .rooms import draw_responses
 from .settings import Pool, Stage
 
-_T = TypeVar("_T")
 _SHORTEST_SAMPLES = 1600
 _ROOMS = 64
 
@@ -249,47 +245,3 @@ def _fastest(members: Sequence[Utterance], recordings: Sequence[np.ndarray]) -> 
         for u, wave in zip(members, recordings, strict=True)
     ]
     return max(1.0, min(limits))
-
-
-class Prefetcher(Generic[_T]):
-    """Calls `make(step)` for step, step + 1, ... in a thread, a few ahead; iterate to get the results in order."""
-
-    def __init__(self, make: Callable[[int], _T], start: int, depth: int) -> None:
-        self._make = make
-        self._queue: queue.Queue[_T | Exception] = queue.Queue(maxsize=max(1, depth))
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(start,), name="batches", daemon=True)
-        self._thread.start()
-
-    def _work(self, step: int) -> None:
-        while not self._stopped.is_set():
-            try:
-                result: _T | Exception = self._make(step)
-            except Exception as e:
-                result = e
-            while not self._stopped.is_set():
-                try:
-                    self._queue.put(result, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(result, Exception):
-                return
-            step += 1
-
-    def __iter__(self) -> Iterator[_T]:
-        return self
-
-    def __next__(self) -> _T:
-        if self._stopped.is_set():
-            raise StopIteration
-        result = self._queue.get()
-        if isinstance(result, Exception):
-            self.close()
-            raise result
-        return result
-
-    def close(self) -> None:
-        """Stop the thread and wait for it."""
-        self._stopped.set()
-        self._thread.join()

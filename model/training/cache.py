@@ -86,6 +86,9 @@ class SoundCache:
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise AudioError(f"{self.folder} holds no complete cache of sound ({e}); delete it to make it again") from e
 
+    def __reduce__(self) -> tuple[type[SoundCache], tuple[Path]]:
+        return SoundCache, (self.folder,)  # another process opens the file itself
+
     def __contains__(self, key: str) -> bool:
         return key in self._places
 

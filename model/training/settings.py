@@ -153,6 +153,9 @@ class TrainSettings:
     characters_per_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Believed rates by corpus; a text far outside belongs to another recording."""
     prefetch: int = 4
+    """Batches made ahead."""
+    workers: int = 0
+    """Processes that make them; 0: a thread, enough for a CPU. One makes some 800 s of sound in a second of its own."""
     licence: str = ""
     """Of the trained weights, for the model card."""
 
@@ -166,6 +169,10 @@ class TrainSettings:
             raise ConfigurationError("the recipe has no stage")
         if len({s.steps is None for s in stages}) > 1:
             raise ConfigurationError("some stages are given in minutes and some in steps; expected one of the two")
+        if self.workers < 0 or self.prefetch < 1:
+            raise ConfigurationError(
+                f"workers is {self.workers}, prefetch {self.prefetch}; expected from 0 and from 1 on"
+            )
         if self.schedule not in SCHEDULES:
             raise ConfigurationError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if isinstance(self.distill, Mapping):

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 
 from ..errors import WavLMLiveError
-from .batches import Batch, Prefetcher
+from .batches import Batch
 from .engine import Engine
 from .model_state import ModelState
 from .objective import rate_factor, update_average
+from .prefetch import Prefetcher, WorkerPrefetcher
 from .progress_bar import ProgressBar
 from .run_folder import BEST, LAST, Progress, RunFolder, on_signal
 from .settings import Stage, TrainSettings, parse_context
@@ -36,6 +38,23 @@ class Plan(Protocol):
     """What each step of a stage is made of."""
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch | None: ...
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """Of each step the rows of one process; where there is none for it, one of another's that does not count."""
+
+    plan: Plan
+    rank: int
+    size: int
+
+    def __call__(self, step: int) -> Batch:
+        batch = self.plan.batch(step, self.rank, self.size)
+        if batch is not None:
+            return batch
+        batch = self.plan.batch(step, 0, 1 << 30)
+        assert batch is not None  # a batch has a row
+        return dataclasses.replace(batch, weight=0.0)
 
 
 class Trainer(ModelState):
@@ -190,22 +209,17 @@ class Trainer(ModelState):
     def _ask_to_stop(self) -> None:
         self._asked_to_stop = True
 
-    def _batch(self, plan: Plan, step: int) -> Batch:
-        """This process's rows of a step; where there is none for it, one of another's that does not count."""
-        rank, size = self.engine.rank, self.engine.size
-        batch = plan.batch(step, rank, size)
-        if batch is None:
-            batch = plan.batch(step, 0, 1 << 30)
-            assert batch is not None  # a batch has a row
-            batch = dataclasses.replace(batch, weight=0.0)
-        return batch
-
     def _run_stage(self, last_step: float) -> None:
         settings, p = self.settings, self.progress
         stage = settings.stages[p.stage]
         log.info("stage %d, %s, from step %d", p.stage + 1, stage.name, p.step)
         plan = self.make_plan(stage, p.stage)
-        batches = Prefetcher(lambda step: self._batch(plan, step), p.stage_step, settings.prefetch)
+        make = OwnRows(plan, self.engine.rank, self.engine.size)
+        batches: Prefetcher[Batch] | WorkerPrefetcher[Batch]
+        if settings.workers:
+            batches = WorkerPrefetcher(make, p.stage_step, settings.prefetch, settings.workers)
+        else:
+            batches = Prefetcher(make, p.stage_step, settings.prefetch)
         self._clock = window_start = time.monotonic()
         window: list[tuple[float, float, float]] = []
         skipped_in_a_row = 0

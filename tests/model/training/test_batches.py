@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
+import os
 from collections import Counter
 from typing import Any
 
@@ -10,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from wavlm_live.model.errors import ConfigurationError
-from wavlm_live.model.training.batches import Batch, BatchPlan, Prefetcher, by_length, collate
+from wavlm_live.model.errors import ConfigurationError, WavLMLiveError
+from wavlm_live.model.training.batches import Batch, BatchPlan, by_length, collate
 from wavlm_live.model.training.cache import SoundCache
 from wavlm_live.model.training.letters import decode
 from wavlm_live.model.training.manifest import Utterance, fits
+from wavlm_live.model.training.prefetch import Prefetcher, WorkerPrefetcher
 from wavlm_live.model.training.settings import Pool, TrainSettings
+from wavlm_live.model.training.trainer import OwnRows
 
 Data = tuple[list[Utterance], list[Utterance], SoundCache]
 NOISE = [np.random.default_rng(0).standard_normal(5000).astype(np.float32)]
@@ -154,3 +159,24 @@ def test_collate_pads_and_masks() -> None:
     assert batch.input_values[1, 300:].abs().sum() == 0
     assert batch.labels.tolist()[1][1] == -100
     assert batch.seconds == pytest.approx(800 / 16000)
+
+
+def test_processes_make_the_batches_of_a_thread(data: Data, settings: TrainSettings) -> None:
+    plan = BatchPlan(data[0], data[2], settings.stages[0], seed=1, noises=NOISE)
+    ahead: WorkerPrefetcher[Batch] = WorkerPrefetcher(OwnRows(plan, 0, 1), 2, 3, 2)
+    for step in range(2, 8):
+        assert equal(next(ahead), whole(plan, step))
+    ahead.close()
+    filler = OwnRows(plan, 200, 300)(0)  # no row is left for this process
+    assert filler.weight == 0.0
+    assert filler.seconds == 0.0
+    assert len(filler.keys) == 1
+
+
+def test_a_process_that_fails_or_ends_is_told() -> None:
+    failing: WorkerPrefetcher[Any] = WorkerPrefetcher(functools.partial(operator.truediv, 1), 0, 1, 1)
+    with pytest.raises(ZeroDivisionError):
+        next(failing)
+    ending: WorkerPrefetcher[Any] = WorkerPrefetcher(os._exit, 1, 1, 1)
+    with pytest.raises(WavLMLiveError, match="has ended"):
+        next(ending)

@@ -407,3 +407,16 @@ def test_the_progress_bar_shows_where_the_run_is(capsys: pytest.CaptureFixture[s
     written = capsys.readouterr()
     assert "loss 1.25" in written.err
     assert not written.out
+
+
+def test_tensorboard_reads_the_log(tmp_path: Path, data: Data, settings: TrainSettings) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(settings, tmp_path / "run", data).run()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    for kind, name in (("train", "loss"), ("train", "lr"), ("dev", "wer_all")):
+        expected = [(line["step"], line[name]) for line in lines if line["kind"] == kind]
+        found = [(e.step, e.value) for e in events.Scalars(f"{kind}/{name}")]
+        assert found == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
+        assert found
