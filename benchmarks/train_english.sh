@@ -10,7 +10,7 @@ train() { python -m wavlm_live.model.training "$@"; }
 mkdir -p "$out"
 
 [ -f "$out/synthetic/utterances.tsv" ] ||
-    train synthesize --sentences "$sentences" --hours "${HOURS:-100}" --word-hours 2 --out "$out/synthetic" --workers "$(nproc)"
+    train synthesize --sentences "$sentences" --hours "${HOURS:-100}" --word-hours "${WORD_HOURS:-2}" --out "$out/synthetic" --workers "$(nproc)"
 
 train ctc --manifest "$speech/utterances.tsv" "$out/synthetic/utterances.tsv" --recipe "$recipe" --minutes "$minutes" \
     --device "$device" --cache "$out/cache" --out "$out/run" --resume
