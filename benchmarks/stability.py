@@ -210,8 +210,11 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--split", default="test")
     parser.add_argument("--every", type=int, default=8, help="take one recording of so many (8)")
+    parser.add_argument("--chunks", nargs="+", choices=CHUNKS, default=list(CHUNKS))
     options = parser.parse_args()
+    shown = [f'"{chunk}"' for chunk in options.chunks]
     sys.argv = ["benchmarks/stability.py", "--manifest", "SPEECH/utterances.tsv", "--every", str(options.every)]
+    sys.argv += ["--chunks", *shown]
     global _given
     rows = []
     with ExitStack() as stack:
@@ -222,8 +225,8 @@ def main() -> None:
         ends = [align_words(f, u.text, alphabet) for f, u in zip(frames, speech.utterances, strict=True)]
         chosen = range(0, len(speech.utterances), options.every)
         audio_s = sum(speech.sound.samples(speech.utterances[i].file) for i in chosen) / 16000
-        for chunk, text in CHUNKS.items():
-            _given = speech, StreamingContext.parse(text), ends
+        for chunk in options.chunks:
+            _given = speech, StreamingContext.parse(CHUNKS[chunk]), ends
             with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
                 found = pool.map(_watch, chosen, chunksize=1)
             for name in DECODERS:

@@ -113,10 +113,67 @@ def voice_detection(result: dict[str, Any]) -> str:
     return grid(["speech missed % / pauses called speech %", *names, "starts a minute in noise"], rows)
 
 
+def decoding_errors(result: dict[str, Any]) -> str:
+    """WER by test set, decoder and context."""
+    names = list(result["rows"][0]["wer"])
+    rows = [
+        [f"{r['name']}, {r['decoder']}", r["words"], *(f"{r['wer'][n]:.1f}" for n in names)] for r in result["rows"]
+    ]
+    for row in result["rows"][-3:]:
+        rows.append([f"characters, {row['name']}, {row['decoder']}", "", *(f"{row['cer'][n]:.1f}" for n in names)])
+    return grid(["WER %", "words", *names], rows) + "\n\n" + reliability(result)
+
+
+def reliability(result: dict[str, Any]) -> str:
+    """How many of the words said with a confidence are right, by decoder."""
+    decoders = result["reliability"]
+    rows: list[list[object]] = []
+    for at in range(10):
+        cells = [d["table"][at] for d in decoders.values()]
+        shown = (f"{100 * c['right']:.0f} % of {c['words']}" if c["words"] else "" for c in cells)
+        rows.append([f"{at / 10:.1f} to {(at + 1) / 10:.1f}", *shown])
+    rows.append(["mean distance (ECE)", *(f"{d['calibration_error']:.3f}" for d in decoders.values())])
+    return grid(["confidence: right", *decoders], rows)
+
+
+def stability(result: dict[str, Any]) -> str:
+    """Flicker and delay by chunk and decoder."""
+    rows = [
+        [
+            f"{r['kind']}, {r['decoder']}, {r['chunk']}",
+            r["words"],
+            f"{r['changed_per_word']:.2f}",
+            f"{r['grown_per_word']:.2f}",
+            *(r.get(f"{name}_{what}_ms", "") for name in ("shown", "stable") for what in ("median", "p90")),
+        ]
+        for r in result["rows"]
+    ]
+    head = ["live text", "words", "changed", "grown", "shown ms", "p90", "stable ms", "p90"]
+    return grid(head, rows)
+
+
+def word_times(result: dict[str, Any]) -> str:
+    """Shares of words whose ends are near, and medians."""
+    rows = [
+        [
+            f"{r['decoder']}, {r['context']}",
+            r["aligned"]["words"],
+            *(f"{100 * r['aligned'][k]:.0f} %" for k in ("start_near", "end_near", "both_near")),
+            *(f"{r['sounded'][k]:+.0f}" for k in ("start_median_ms", "end_median_ms")),
+        ]
+        for r in result["rows"]
+    ]
+    head = ["words that are right", "words", "start within 60 ms", "end", "both", "start - sound ms", "end - sound ms"]
+    return grid(head, rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "word_errors": word_errors,
     "stream_cost": stream_cost,
     "long_recording": long_recording,
+    "decoding_errors": decoding_errors,
+    "stability": stability,
+    "word_times": word_times,
     "noise": noise,
     "words_by_voice": words_by_voice,
     "voice_detection": voice_detection,
