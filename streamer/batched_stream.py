@@ -80,7 +80,7 @@ class BatchedStream:
         self.queued = 0
         self.listed = False
         """The batcher knows that there are orders."""
-        self.paced_s = -1.0
+        self.paced_s = batcher.clock()
         """When the newest sample is there at the pace of speech."""
         self.group, self.encoder = group, encoder
         self.on_events, self.on_end = on_events, on_end
@@ -88,7 +88,7 @@ class BatchedStream:
         """The stream has its slot."""
         self.restore: SavedStream | None = None
         """What the slot is to be filled with when it is there."""
-        self.due_s = 0.0
+        self.due_s = self.paced_s
         """When the newest sound that was pushed into the plan was there."""
 
     # For any thread --------------------------------------------------------------------------------------

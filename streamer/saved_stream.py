@@ -33,9 +33,9 @@ from .stream_slots import SlotEncoder
 
 VERSION = "1"
 MODULES = (
-    "batched_stream", "beam", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy",
-    "hotwords", "hypotheses", "plan", "prefix_search", "segmenter", "session", "silero", "stability", "steady",
-    "stream_voice", "voice_activity", "voice_detector",
+    "beam", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy", "hotwords", "hypotheses",
+    "plan", "prefix_search", "segmenter", "session", "silero", "stability", "steady", "stream_voice", "voice_activity",
+    "voice_detector",
 )  # fmt: skip
 """Modules of this package whose classes a saved session may name."""
 DEEPEST = 50_000

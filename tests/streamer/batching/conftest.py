@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wavlm_live.model import CTCTokenizer, StreamingContext, WavLMConfig, WavLMForCTC
-from wavlm_live.streamer import EndpointRules, Event, Final, Partial, SessionSettings
+from wavlm_live.streamer import EndpointRules, Event, Final, Partial, Problem, SessionSettings
 from wavlm_live.streamer.recogniser import Recogniser
 
 RULES = EndpointRules(silence_ms=200, max_segment_s=1.0, no_speech_ms=400)
@@ -86,7 +86,7 @@ class Heard:
 
 def assert_same(got: list[Event], expected: list[Event]) -> None:
     """The same events; confidences and probabilities up to rounding."""
-    assert [type(e) for e in got] == [type(e) for e in expected]
+    assert [type(e) for e in got] == [type(e) for e in expected], [e for e in got if isinstance(e, Problem)]
     for a, b in zip(got, expected, strict=True):
         if isinstance(a, Final):
             assert (a.text, a.start_samples, a.end_samples, a.reason) == (

@@ -33,7 +33,7 @@ def test_the_same_alone_or_among_64_others_of_other_ages(
     """Streams of two contexts come and go, with and without partial results, in blocks of any size."""
     rng = random.Random(seed)
     low = StreamingContext(8, 2, 0)
-    sounds = [noise(rng.uniform(0.8, 3), rng.randrange(10**6)) for _ in range(80)]
+    sounds = [noise(rng.uniform(0.8, 2.5), rng.randrange(10**6)) for _ in range(80)]
     wanted = [
         settings_of(partial_hop_ms=rng.choice([0, 40, 100]), activity=n % 3 == 0, context=low if n % 4 == 1 else None)
         for n in range(80)
@@ -158,13 +158,15 @@ def test_provisional_passes_give_partial_results(batcher, clock, noise, heard, s
     assert told.latency_p99_ms == 0  # the clock stands still while steps are computed
 
 
-def test_sound_is_refused_aloud_or_taken_whole(batcher, noise, settings_of):
+def test_sound_is_refused_aloud_or_taken_whole(recogniser, clock, settings_of):
+    batcher = Batcher(recogniser, BatcherRules(calibrate=False, queue_s=4), clock=clock)
     stream = batcher.open(settings_of())
     with pytest.raises(AudioError, match="not finite"):
         stream.feed(np.array([0, np.nan], np.float32))
     with pytest.raises(AudioError, match="float32"):
         stream.feed(np.zeros(10))
     bound = batcher.queue_samples
+    assert bound == 4 * 16_000
     stream.feed(np.zeros(bound - 5, np.float32))
     with pytest.raises(QueueFull, match="6 samples do not fit"):
         stream.feed(np.zeros(6, np.float32))
