@@ -144,7 +144,4 @@ def shear_rows(rel: Tensor, offsets: Tensor, most: int, low: int, columns: int) 
     if rel.device.type != "cpu":
         return rel.unfold(1, columns, 1)[:, start - offsets]
     rows = offsets.tolist()  # on the CPU whole rows are copied, which indexing does not do
-    if rows == list(range(len(rows))):
-        first = start - len(rows) + 1
-        return rel[:, first : start + columns].unfold(1, columns, 1).flip(1)
     return torch.stack([rel[:, start - r : start - r + columns] for r in rows], 1)

@@ -106,9 +106,10 @@ class WavLMForCTC(PretrainedMixin, TrainableMixin, nn.Module):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        ring_dtype: torch.dtype | None = None,
     ) -> StreamStates:
         """See `WavLMModel.new_states`."""
-        return self.wavlm.new_states(slots, context, device=device, dtype=dtype)
+        return self.wavlm.new_states(slots, context, device=device, dtype=dtype, ring_dtype=ring_dtype)
 
     def listen(
         self, states: StreamStates, slots: Sequence[int], samples: Tensor, lengths: Sequence[int] | None = None

@@ -9,12 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if not torch.cuda.is_available():
+    # before anything imports triton: where there is no GPU, kernels can only run in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # How long an example takes says nothing on a machine that others use. CI draws the same examples every time: a change
 # must not be refused for an old fault that chance found just then; everybody else draws new ones.
@@ -23,8 +27,6 @@ settings.load_profile("wavlm-live")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    import torch
-
     # A background job of a shell starts with Ctrl+C ignored, and so would all programs that the tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,8 +38,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A fresh seed for each run, printed when the test fails; WAVLM_LIVE_TEST_SEED repeats one."""
-    import torch
-
     value = int(os.environ.get("WAVLM_LIVE_TEST_SEED", random.SystemRandom().randrange(1 << 31)))
     print(f"seed {value} (repeat with WAVLM_LIVE_TEST_SEED={value})")  # noqa: T201
     torch.manual_seed(value)
