@@ -220,6 +220,8 @@ def blocks_of(dtype: torch.dtype, norm: str, outputs: int, length: int, total: i
     m, n = next((t for t in tiles if triton.cdiv(total, t[0]) * triton.cdiv(outputs, t[1]) >= processors), tiles[-1])
     m = min(m, max(16, triton.next_power_of_2(total)))
     warps = 8 if m * n > 64 * 64 else 4
+    if norm == "layer" and not half and length <= k:
+        warps = 16  # the whole window in one step: on 8 warps Ampere spills
     room = (220 if hopper else 150) << 10  # bytes of shared memory
     stages = min(4 if half else 2, room // ((m + n) * k * dtype.itemsize)) if length > k else 1
     return Blocks(m, n, k, warps, max(1, stages))
