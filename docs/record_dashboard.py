@@ -3,7 +3,7 @@
     pip install playwright pillow
     python docs/record_dashboard.py docs RECORDING.wav
 
-The recording stands in for the microphone. Pictures are reduced to 64 colours.
+The recording stands in for the microphone. Pictures are reduced to 160 colours.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Server:
 
 def save(page: Page, path: Path) -> None:
     page.screenshot(path=path)
-    Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def wait(page: Page, what: str) -> None:

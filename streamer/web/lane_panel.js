@@ -21,6 +21,7 @@ export class LanePanel {
       this.meterBar,
     );
     this.canvas = element("canvas", { class: "picture", role: "img", height: HEIGHT });
+    this.frameBox = element("div", { class: "picture-frame" }, this.canvas);
     this.partial = element("p", { class: "partial" }, element("span", { class: "stable" }), " ", element("span", { class: "unstable" }));
     this.buttons = this.#buttons();
     this.root = element(
@@ -28,7 +29,7 @@ export class LanePanel {
       { class: "lane", "aria-label": lane.name },
       element("header", { class: "lane-head" }, this.title, this.pill, this.meter, element("div", { class: "lane-buttons" }, ...Object.values(this.buttons))),
       this.advice,
-      element("div", { class: "picture-frame" }, this.canvas),
+      this.frameBox,
       this.partial,
     );
     this.view = new LaneView(this.canvas, lane, seconds);
@@ -75,6 +76,7 @@ export class LanePanel {
     this.pill.textContent = `${SIGNS[state.tone]} ${state.label}`;
     if (this.advice.textContent !== state.advice) this.advice.textContent = state.advice;
     this.advice.hidden = !state.advice;
+    this.frameBox.hidden = state.tone === "bad" && this.lane.seconds < 1; // nothing to see
     const { pause, stop, flush } = this.buttons;
     if (stop) {
       const waits = ["unreachable", "full", "broken"].includes(stateName);

@@ -28,9 +28,13 @@ export class Transcript {
     const entry = { ...final, lane: lane.name, owner: lane };
     this.finals.push(entry);
     if (this.finals.length > MOST_KEPT) this.finals.shift();
+    const one = this.lanes.size === 1;
     this.lanes.add(lane.name);
-    if (this.#matches(entry)) this.#append(entry);
-    this.#counted();
+    if (one && this.lanes.size > 1) this.#show(); // from now on each sentence says whose it is
+    else {
+      if (this.#matches(entry)) this.#append(entry);
+      this.#counted();
+    }
   }
 
   // A lane was taken away: its sound is let go, its text stays.
