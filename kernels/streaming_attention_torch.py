@@ -63,6 +63,46 @@ def write(
             ring[slot, layer, place : place + some] = source.flatten(1)
 
 
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """torch's fused attention with the logarithm of each row's sum: `[B, h, Q, d]`, `[B, h, Q]`."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask.to(q.dtype))[:2]
+
+
+def _in_place(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, keys: Tensor, values: Tensor,
+    key_scales: Tensor | None, value_scales: Tensor | None, layer: int, slots: list[int], committed: list[int],
+    valid: list[int],
+) -> Tensor:  # fmt: skip
+    """On the CPU rings are read where they are: attention does not mind the order of its keys, so the bias is put
+    into the order of the ring instead. Each stream is computed apart, whatever it is batched with."""
+    rows, width, heads, size = q.shape
+    ring = keys.shape[2]
+    bias = shear_rows(rel, torch.arange(width), width - 1, -ring, ring + width)  # [h, W, ring + W]
+    out = torch.zeros_like(q)
+    for row in range(rows):
+        new, count = valid[row], min(committed[row], ring)
+        if not new:
+            continue
+        qr, kr, vr, gr = (x[row, :new].transpose(0, 1).unsqueeze(0) for x in (q, k, v, gate.unsqueeze(-1)))
+        found, weight = _fused(qr, kr, vr, gr * bias[:, :new, ring : ring + new])
+        if count:
+            mask = torch.empty(1, heads, new, count, dtype=torch.promote_types(gate.dtype, rel.dtype))
+            for place, before, some in _pieces(committed[row], count, ring):
+                column = ring - count + before
+                torch.mul(gr, bias[:, :new, column : column + some], out=mask[..., place : place + some])
+            held = []
+            for cached, scales in ((keys, key_scales), (values, value_scales)):
+                part = cached[slots[row], layer, :count].view(count, heads, size)
+                if scales is not None:
+                    part = part * scales[slots[row], layer, :count].unsqueeze(-1)
+                held.append(part.to(q.dtype).transpose(0, 1).unsqueeze(0))
+            old, old_weight = _fused(qr, *held, mask)
+            share = torch.sigmoid(old_weight - weight).unsqueeze(-1)  # of the cached keys in the sum
+            found = torch.lerp(found.to(share.dtype), old.to(share.dtype), share)
+        out[row, :new] = found[0].transpose(0, 1).to(out.dtype)
+    return out
+
+
 def forward(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, keys: Tensor, values: Tensor,
     key_scales: Tensor | None, value_scales: Tensor | None, layer: int, slots: Tensor, committed: Tensor,
@@ -73,6 +113,12 @@ def forward(
     slot, total, valid = slots.tolist(), committed.tolist(), frames.tolist()
     behind = max((min(t, ring) for t in total), default=0)
     offsets = torch.arange(width, device=q.device)
+    if q.device.type == "cpu":
+        out = _in_place(q, k, v, gate, rel, keys, values, key_scales, value_scales, layer, slot, total, valid)
+        if commit and ring:
+            write(k, keys, key_scales, layer, slot, total, own.tolist())
+            write(v, values, value_scales, layer, slot, total, own.tolist())
+        return out
     if min(valid) < width:  # what is not there may hold anything, and 0 * NaN is NaN
         k, v = (x.masked_fill((offsets >= frames[:, None])[..., None, None], 0) for x in (k, v))
     all_keys = gather(k, keys, key_scales, layer, slot, total, behind)
