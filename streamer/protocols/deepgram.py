@@ -237,7 +237,7 @@ class DeepgramProtocol:
             "channel": {"alternatives": [alternative]},
             "metadata": {"request_id": self.request_id, "model_info": info, "model_uuid": self.request_id},
         }
-        return Send(json.dumps(message, ensure_ascii=False), important=final)
+        return Send(json.dumps(message), important=final)
 
 
 def _word(word: Word) -> dict[str, Any]:
@@ -255,4 +255,4 @@ def _error(variant: str, description: str, message: str) -> Send:
 
 
 def _message(value: dict[str, Any]) -> Send:
-    return Send(json.dumps(value, ensure_ascii=False))
+    return Send(json.dumps(value))

@@ -273,7 +273,7 @@ class OpenAIRealtimeProtocol:
         return self._send("error", error=error | {"event_id": event_id if isinstance(event_id, str) else None})
 
     def _send(self, kind: str, **fields: Any) -> Send:
-        return Send(json.dumps({"type": kind, "event_id": _id("event"), **fields}, ensure_ascii=False))
+        return Send(json.dumps({"type": kind, "event_id": _id("event"), **fields}))
 
 
 def _id(kind: str) -> str:

@@ -126,4 +126,4 @@ def _word(word: Word) -> dict[str, Any]:
 
 
 def _message(value: dict[str, Any]) -> Send:
-    return Send(json.dumps(value, ensure_ascii=False))
+    return Send(json.dumps(value))

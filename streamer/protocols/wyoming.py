@@ -139,7 +139,7 @@ class WyomingProtocol:
 
 def event_bytes(kind: str, data: dict[str, Any] | None = None) -> Send:
     """An event as it goes over the wire."""
-    body = json.dumps(data, ensure_ascii=False).encode() if data else b""
+    body = json.dumps(data).encode() if data else b""
     header: dict[str, Any] = {"type": kind, "version": VERSION}
     if body:
         header["data_length"] = len(body)

@@ -79,6 +79,8 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(found[0], found[1])
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # what waits in the kernel stands in front of the next ping
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
         listener.bind(found[4])
     except OSError as error:
         raise OutputError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
