@@ -27,7 +27,7 @@ class Letters(NamedTuple):
     """Highest probability of the letter in its frames."""
     product: float
     """Of the highest probabilities of the letters before it."""
-    count: int
+    length: int
     """Letters of the chain."""
 
 
@@ -119,7 +119,7 @@ def spans_of(word: str, path: Path, closed: int) -> list[Span]:
 def letter_mean(span: Span) -> float:
     """Geometric mean of the highest probability of each letter of a word."""
     letters = span.letters
-    return (letters.product * letters.peak) ** (1.0 / letters.count) if letters is not None else 0.0
+    return (letters.product * letters.peak) ** (1.0 / letters.length) if letters is not None else 0.0
 
 
 def letters_of(span: Span) -> list[tuple[str, tuple[int, int]]]:

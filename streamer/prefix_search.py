@@ -225,7 +225,7 @@ class PrefixSearch:
         if frames is None:
             return (frame, frame + 1, Letters(label, frame, frame, None, p, 1.0, 1)), words
         first, end, before = frames
-        letters = Letters(label, frame, end, before, p, before.product * before.peak, before.count + 1)
+        letters = Letters(label, frame, end, before, p, before.product * before.peak, before.length + 1)
         return (first, frame + 1, letters), words
 
     def _child(
