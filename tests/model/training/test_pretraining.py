@@ -204,6 +204,26 @@ def test_labels_stay_those_of_the_primary_speaker(data: Data, pretraining: Pretr
     assert cropped
 
 
+def test_crops_keep_sound_and_labels_together(data: Data, pretraining: PretrainSettings) -> None:
+    """With the number of the frame as its label, the first label says where the sound must have been cut."""
+    keys = [u.file for u in data[0]]
+    frames = {key: (data[2].samples(key) - 400) // 320 + 1 for key in keys}
+    labels = ClusterLabels(4, {key: np.arange(count).astype(np.uint16) for key, count in frames.items()})
+    settings = dataclasses.replace(pretraining, mixing=Mixing(probability=0.0), crop_s=0.3)
+    plan = PretrainPlan(settings, labels, data[0], data[2], settings.stages[0], seed=4)
+    starts = set()
+    for step in range(4):
+        batch = plan.batch(step)
+        for row, key in enumerate(batch.keys):
+            first, length = int(batch.targets[row, 0]), int(batch.sample_lengths[row])
+            sound, whole = batch.input_values[row, :length].numpy(), data[2].wave(key)
+            expected = whole[first * 320 : first * 320 + length]
+            gain = np.dot(sound, expected) / np.dot(expected, expected)
+            np.testing.assert_allclose(sound, gain * expected, atol=1e-4)
+            starts.add(first)
+    assert len(starts) > 3
+
+
 def test_loss_is_that_of_cosines_on_masked_frames(seed: int, pretraining: PretrainSettings) -> None:
     model = WavLMForMaskedPrediction(pretraining.config(pretraining.stages[0]), 4, 8, 0.1).eval()
     wave = torch.randn(2, 8000)
@@ -211,7 +231,8 @@ def test_loss_is_that_of_cosines_on_masked_frames(seed: int, pretraining: Pretra
     masked[0, 3:9] = masked[1, 10:12] = True
     targets = torch.randint(0, 4, (2, 24))
     targets[1, 20:] = -100
-    batch = MaskedBatch(wave, torch.ones(2, 8000), targets, masked, torch.tensor([8000, 8000]), (8, 36), ["a", "b"])
+    counts = (16, 72)  # of the whole batch, of which these rows are one process's half
+    batch = MaskedBatch(wave, torch.ones(2, 8000), targets, masked, torch.tensor([8000, 8000]), counts, ["a", "b"])
     with torch.no_grad():
         logits = model(wave, mask_time_indices=masked).logits
         hidden = model.final_proj(model.wavlm(wave, mask_time_indices=masked).last_hidden_state)
@@ -224,8 +245,8 @@ def test_loss_is_that_of_cosines_on_masked_frames(seed: int, pretraining: Pretra
                 nll = float(-(cosines / 0.1).log_softmax(0)[targets[row, t]])
                 expected += nll if masked[row, t] else 0.0
                 rest += 0.0 if masked[row, t] else nll
-    total = expected / 8 + 0.5 * rest / 36
-    assert float(prediction_loss(logits, batch)) == pytest.approx(expected / 8, rel=1e-4)
+    total = expected / 16 + 0.5 * rest / 72
+    assert float(prediction_loss(logits, batch)) == pytest.approx(expected / 16, rel=1e-4)
     assert float(prediction_loss(logits, batch, 0.5)) == pytest.approx(total, rel=1e-4)
 
 
