@@ -96,7 +96,7 @@ def _in_place(
                 if scales is not None:
                     part = part * scales[slots[row], layer, :count].unsqueeze(-1)
                 held.append(part.to(q.dtype).transpose(0, 1).unsqueeze(0))
-            old, old_weight = _fused(qr, *held, mask)
+            old, old_weight = _fused(qr, held[0], held[1], mask)
             share = torch.sigmoid(old_weight - weight).unsqueeze(-1)  # of the cached keys in the sum
             found = torch.lerp(found.to(share.dtype), old.to(share.dtype), share)
         out[row, :new] = found[0].transpose(0, 1).to(out.dtype)
