@@ -167,10 +167,90 @@ def word_times(result: dict[str, Any]) -> str:
     return grid(head, rows)
 
 
+def latency(result: dict[str, Any]) -> str:
+    """Steps of one stream, and when words come."""
+    rows = [
+        [
+            f"{r['model']}, {r['compute'].split(' (')[0]}",
+            r["chunk_ms"],
+            r["step_p50_ms"],
+            r["step_p99_ms"],
+            r["headroom"],
+        ]
+        for r in result["rows"]
+    ]
+    words = result["words"]
+    return (
+        grid(["model", "chunk ms", "step p50 ms", "step p99 ms", "chunk / p50"], rows)
+        + f"\n\nBundled model, {words['recordings']} recordings (medians): first partial result "
+        f"{words['first_partial_after_first_word_ms']} ms after the end of the first word, final result "
+        f"{words['final_after_last_word_ms']} ms after the last word, {words['of_that_waiting_for_silence_ms']} ms of "
+        f"which are the silence that ends a segment. {clock_of(result)}"
+    )
+
+
+def clock_of(result: dict[str, Any]) -> str:
+    """Whose time was counted."""
+    return "Time of one thread on the processor." if result["clock"] == "cpu" else "Time by the clock on the wall."
+
+
+def streams(result: dict[str, Any]) -> str:
+    """Streams that one device holds."""
+    rows = [
+        [
+            f"{r['model']}, {r['compute'].split(' (')[0]}",
+            r["chunk_ms"],
+            r["streams"],
+            r.get("p50_ms", ""),
+            r.get("p99_ms", ""),
+            r.get("batch_mean", ""),
+            f"{100 * r['share_of_peak']:.0f} %",
+        ]
+        for r in result["rows"]
+    ]
+    head = ["model", "chunk ms", "streams held", "latency p50 ms", "p99 ms", "mean batch", "of peak arithmetic"]
+    return grid(head, rows) + f"\n\n{result['seconds']:g} s of simulated time each. {clock_of(result)}"
+
+
+def peers(result: dict[str, Any]) -> str:
+    """Seconds of sound a second, side by side."""
+    rows = [[r["side"], r["speed"], f"{r['by_window']}x"] for r in result["rows"]]
+    return (
+        grid(["side (base)", "seconds of sound a second", "by transformers window"], rows) + f"\n\n{clock_of(result)}"
+    )
+
+
+def long_session(result: dict[str, Any]) -> str:
+    """What did not change in a long session."""
+    rows = [
+        ["simulated hours, streams at once", f"{result['hours']:g}, {result['streams_at_once']}"],
+        ["streams that came and went", result["streams_finished"]],
+        ["hours of sound", result["hours_of_sound"]],
+        ["streams whose results differ from those of a session alone", result["streams_that_differ_from_alone"]],
+        [
+            "streams with results out of order, or problems",
+            result["streams_out_of_order"] + result["streams_with_problems"],
+        ],
+        [
+            "memory MB, median of the first and second half",
+            f"{result['memory_mb_first_half']}, {result['memory_mb_second_half']}",
+        ],
+        [
+            "processor ms a chunk, first and second half",
+            f"{result['cpu_ms_a_chunk_first_half']:.2f}, {result['cpu_ms_a_chunk_second_half']:.2f}",
+        ],
+    ]  # fmt: skip
+    return grid(["a session of many streams", ""], rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "word_errors": word_errors,
     "stream_cost": stream_cost,
     "long_recording": long_recording,
+    "latency": latency,
+    "streams": streams,
+    "peers": peers,
+    "long_session": long_session,
     "decoding_errors": decoding_errors,
     "stability": stability,
     "word_times": word_times,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,7 @@ def pack_linears(encoder: Encoder) -> int:
             fuse = gelu and name == "intermediate_dense"
             setattr(module, name, PackedLinear(child, fuse))
             if fuse:
-                module.activation = _identity
+                unfused: Any = module
+                unfused.activation = _identity
             count += 1
     return count

@@ -40,7 +40,7 @@ def calibrate(
     chunk = chunk.astype(np.float32)
     while size <= largest_batch and (size == 1 or clock() - started_s < most_s):
         slots = StreamSlots(model, context, size)
-        rows = [Row(_aged(slots)) for _ in range(size)]
+        rows = [Row(aged(slots)) for _ in range(size)]
         seconds = 0.0
         for number in range(ROUNDS + 1):
             before_s = clock()
@@ -55,7 +55,7 @@ def calibrate(
         size *= 2
 
 
-def _aged(slots: StreamSlots) -> SlotEncoder:
+def aged(slots: StreamSlots) -> SlotEncoder:
     """A stream that has heard enough silence for its caches to be full, without computing it."""
     encoder, states, context = slots.open(), slots.states, slots.context
     config = slots.config
