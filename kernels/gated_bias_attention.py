@@ -136,8 +136,8 @@ class _FullAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    @torch.autograd.function.once_differentiable  # pyright: ignore
+    def backward(ctx, grad):  # pyright: ignore
         q, k, v, gate, rel, sheared, lengths, seed, out, lse = ctx.saved_tensors
         trained = ctx.needs_input_grad[4]
         dq, dk, dv, dgate, drel = torch.ops.wavlm_live.full_attention_backward(

@@ -115,8 +115,8 @@ class _RelativeVector(torch.autograd.Function):
         return torch.ops.wavlm_live.relative_vector(table, reach, max_distance)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    @torch.autograd.function.once_differentiable  # pyright: ignore
+    def backward(ctx, grad):  # pyright: ignore
         return torch.ops.wavlm_live.relative_vector_backward(grad.contiguous(), *ctx.settings), None, None
 
 
