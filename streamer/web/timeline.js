@@ -7,7 +7,7 @@ import { RATE, RowRing } from "./rings.js";
 
 const DRAWN_S = 60; // what can still be drawn
 const MOST_SPANS = 400; // of speech, that are kept for drawing
-const MOST_FINALS = 4000; // for the transcript; about a day of ordinary talk
+const MOST_FINALS = 200; // drawn ones and a few more; the transcript keeps its own
 
 export class Timeline {
   constructor() {

@@ -177,3 +177,21 @@ def test_what_was_said_survives_a_restart_of_the_server(
     # nothing was said twice: words stand one behind the other
     starts = lane(page, "lane.timeline.finals.flatMap((final) => final.words).map((word) => word.start)")
     assert starts == sorted(starts)
+
+
+def test_a_broken_connection_loses_nothing(visit, server, recording, lane, until, recogniser):
+    """Cut three times within words, the stream goes on where it was: the finals are those of an unbroken run."""
+    page = visit(server.url)
+    page.locator("#file").set_input_files(recording)
+    session = None
+    for at in (1.1, 3.0, 5.7):
+        until(page, f"lane.stateName === 'playing' && lane.seconds > {at}")
+        session = session or lane(page, "lane.ready.session")
+        lane(page, "lane.connection.socket.close(4000)")
+        until(page, "lane.stateName !== 'playing'")
+    until(page, "lane.stateName === 'ended'")
+    assert lane(page, "lane.ready.session") == session
+    assert lane(page, "lane.ready.resumed") == "held"
+    sound = np.array(lane(page, "Array.from(lane.sound.read(0, lane.sound.total))"), np.int16)
+    assert lane(page, "lane.timeline.finals.map((final) => final.text)") == texts(recogniser, sound)
+    assert lane(page, "lane.timeline.origin") == 0
