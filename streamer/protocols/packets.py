@@ -55,13 +55,14 @@ class Packets:
 
     def __init__(self, codec: str, extradata: bytes, rate: int | None = None) -> None:
         import av
+        from av.error import FFmpegError
 
         self._context: Any = av.CodecContext.create(codec, "r")
         self._context.extradata = extradata
         if rate is not None:
             self._context.sample_rate = rate
         self._packet: Callable[[bytes], Any] = av.Packet
-        self._errors = (av.FFmpegError, OSError, ValueError)
+        self._errors = (FFmpegError, OSError, ValueError)
         self.damaged = 0
         """Packets that could not be decoded and were left out."""
         try:

@@ -94,6 +94,8 @@ class VoskProtocol:
         rate = config.get("sample_rate", self._audio.rate)
         if isinstance(rate, float) and rate.is_integer():
             rate = int(rate)
+        if not isinstance(rate, int):
+            raise ConfigurationError(f"sample_rate is {rate!r:.40}, expected whole Hz")
         self._audio = AudioFormat("pcm_s16le", rate)
         self._words = bool(config.get("words", self._words))
         phrases = config.get("phrase_list")

@@ -178,10 +178,12 @@ class _Job:
         def put(event: Event | None) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
+        def put_all(events: list[Event]) -> None:
+            for event in events:
+                put(event)
+
         self._metrics.streams.labels("rest").inc()
-        stream = self._batcher.open(
-            self._settings, lambda events: [put(e) for e in events] and None, on_end=lambda s: put(None)
-        )
+        stream = self._batcher.open(self._settings, put_all, on_end=lambda stream: put(None))
         reading = asyncio.create_task(asyncio.to_thread(self._read, stream, stopped))
         try:
             while (event := await queue.get()) is not None:

@@ -20,4 +20,4 @@ finally:
 
 @pytest.mark.parametrize("name", fuzz.TARGETS)
 def test_no_input_raises(name, seed):
-    fuzz.run(name, 1500, seed)
+    fuzz.run(name, 1000, seed)

@@ -254,7 +254,7 @@ message = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=1500)
+@settings(max_examples=300)
 @given(messages=st.lists(message, max_size=6), begin_first=st.booleans())
 def test_no_message_makes_the_server_raise(messages, begin_first):
     p = started() if begin_first else protocol()
