@@ -86,6 +86,7 @@ def test_diarization_error_is_the_best_over_all_namings(seed: int) -> None:
         )
         assert parts["missed"] + parts["false_alarm"] + parts["confusion"] == best
         assert parts["speech"] == reference.sum()
+    reference = rng.random((3, 50)) < 0.4
     exact = s.diarization_error(reference, reference[::-1])
     assert exact["missed"] == exact["false_alarm"] == exact["confusion"] == 0
     late = np.array([[False] * 10 + [True] * 30]), np.array([[False] * 12 + [True] * 28])

@@ -56,6 +56,7 @@ def test_mixing_has_the_ratio_of_its_definition(seed: int) -> None:
         got = 10 * np.log10(np.mean(primary.astype(float) ** 2) / np.mean((scale * secondary.astype(float)) ** 2))
         assert got == pytest.approx(snr_db, abs=1e-3)
         np.testing.assert_allclose(added, scale * secondary[700:3700], atol=1e-5)
+    primary = noise(8000, 1)
     assert mix_at(primary, np.zeros(100, np.float32), 0.0, 0, 0, 100) is primary
 
 
