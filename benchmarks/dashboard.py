@@ -199,7 +199,7 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
         session = page.context.new_cdp_session(page)
-        result = measure(page, session, options, sound.tolist())
+        result = measure(page, session, options, [int(sample) for sample in sound])
         result["browser"] = browser.version
         browser.close()
     server.shutdown()

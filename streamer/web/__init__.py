@@ -43,7 +43,7 @@ class Pages:
 
     def __init__(self) -> None:
         self._pages: dict[str, Page] = {}
-        for file in resources.files(__package__).iterdir():
+        for file in resources.files(__name__).iterdir():
             suffix = "." + file.name.rpartition(".")[2]
             if suffix in _TYPES and file.is_file():
                 page = _page(file.read_bytes(), _TYPES[suffix])
