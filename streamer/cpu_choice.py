@@ -28,6 +28,9 @@ WORTH = 0.85
 """Fewer digits must save at least so much: bfloat16 is taken if it needs at most this share of float32's time."""
 SMALLEST_WIDTH = 256
 """Narrower models are left as they are: their steps are calls, not arithmetic."""
+SMALLEST_BFLOAT16_WIDTH = 512
+"""Narrower models stay in float32: their convolutions and many small calls lose in bfloat16 what the layers gain
+(the bundled model, 256 wide: 24.0 ms a step in bfloat16, 19.9 ms in float32, see `benchmarks/latency.py`)."""
 TRIED_LAYERS = 4
 ROUNDS = 5
 
@@ -68,7 +71,8 @@ def choose_for_cpu(model: WavLMForCTC) -> CpuChoice:
     ways: dict[str, tuple[torch.dtype, bool, list[nn.Module]]] = {"float32": (torch.float32, False, [*linears])}
     if packing_works(torch.float32):
         ways["packed float32"] = torch.float32, True, [PackedLinear(linear) for linear in linears]
-    if has_bfloat16() and packing_works(torch.bfloat16):
+    wide = linears[0].in_features >= SMALLEST_BFLOAT16_WIDTH
+    if wide and has_bfloat16() and packing_works(torch.bfloat16):
         halves = [_as_bfloat16(linear) for linear in linears]
         ways["packed bfloat16"] = torch.bfloat16, True, [PackedLinear(linear) for linear in halves]
     x = torch.randn(CHUNK_ROWS, linears[0].in_features)

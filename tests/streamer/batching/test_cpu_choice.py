@@ -18,8 +18,8 @@ CONTEXT = StreamingContext(8, 4, 2)
 
 def small(**changes: object) -> WavLMForCTC:
     config = WavLMConfig(
-        hidden_size=256, num_hidden_layers=2, num_attention_heads=4, intermediate_size=320, conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, vocab_size=12, **changes,
+        num_hidden_layers=2, num_attention_heads=4, intermediate_size=320, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, vocab_size=12, **{"hidden_size": 256, **changes},
     )  # fmt: skip
     return WavLMForCTC(config).eval().requires_grad_(False)
 
@@ -60,13 +60,20 @@ def test_a_packed_model_gives_the_same_logits(stable, seed):
 def test_the_fastest_is_chosen_and_digits_are_given_up_for_a_reason_only(times, dtype, is_packed, monkeypatch):
     monkeypatch.setattr(cpu_choice, "has_bfloat16", lambda: "packed bfloat16" in times)
     monkeypatch.setattr(cpu_choice, "_alternate", lambda ways: {name: times[name] for name in ways})
-    model = small()
+    model = small(hidden_size=512)
     choice = choose_for_cpu(model)
     assert (choice.dtype, choice.packed) == (dtype, is_packed)
     assert "1000.00 ms" in str(choice) or "2000.00 ms" in str(choice)
     adopt(model, choice)
     assert model.lm_head.weight.dtype == dtype
     assert isinstance(model.wavlm.encoder.layers[0].feed_forward.output_dense, PackedLinear) == is_packed
+
+
+def test_a_model_that_loses_in_bfloat16_stays_in_float32(monkeypatch):
+    monkeypatch.setattr(cpu_choice, "has_bfloat16", lambda: True)
+    choice = choose_for_cpu(small())
+    assert choice.dtype == torch.float32
+    assert "packed bfloat16" not in choice.times_ms
 
 
 def test_narrow_models_are_left_as_they_are(recogniser):
