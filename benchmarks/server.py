@@ -3,10 +3,10 @@
     python benchmarks/server.py --clients 4 16 32 --seconds 20
 
 Each client sends the same recording over and over at the pace of speech, in blocks of 100 ms. Latency is from the
-sending of the last sample of a word to the arrival of the first partial that shows more text with it: it includes the
-wait for a provisional pass or for the chunk to fill. Beside it stands the own figure of the batcher, from the last sample
-that a chunk needs to its events. The processor time of the server is split by thread: the event loop is transport, the rest
-is the model. One address may have 64 streams by default, and all clients come from one here; the refused are counted.
+sending of the last sample of a word to the arrival of the first partial that shows more text with it, the wait for a
+provisional pass or for the chunk to fill included. Beside it stands the batcher's own figure, from the last sample that
+a chunk needs to its events. The server's processor time is split by thread: the event loop is transport, the rest the
+model. One address may have 64 streams by default, and all clients come from one here; the refused are counted.
 """
 
 from __future__ import annotations
