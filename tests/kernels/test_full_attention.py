@@ -72,7 +72,9 @@ def test_values_and_gradients(seed, oracle, path, shape, dtype):
         if short is not None and name in ("k", "v"):
             assert not a[dead].any(), name  # no gradient where no frame is
         error, allowed = oracle.error(a, b), 2 * oracle.error(c, b)
-        assert error <= max(allowed, floor), f"{name}: {error:.2e}, the plain formula {allowed / 2:.2e}"
+        # With a single key the true gradient is zero, the difference of two sums that are each tens in size.
+        least = floor if b.abs().max() > 1e-9 else 10 * floor
+        assert error <= max(allowed, least), f"{name}: {error:.2e}, the plain formula {allowed / 2:.2e}"
     if dtype == torch.float16:  # a floor must not hide a wrong kernel
         assert oracle.error(got[0], expected[0]) <= 2 * oracle.error(plain[0], expected[0]) + 1e-4
 
