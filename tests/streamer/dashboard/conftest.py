@@ -111,19 +111,20 @@ def recording(speech, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def driver() -> Iterator:
+    """Ends with its file: while it lives an event loop counts as running, and tests elsewhere start their own."""
     with playwright.sync_playwright() as driver:
         yield driver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def launch(driver):
     """Starts Chromium with further arguments."""
     return lambda *arguments: driver.chromium.launch(executable_path=CHROMIUM, args=list(arguments))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(launch, recording) -> Iterator:
     """With a microphone that hears the recording once, and permission for it."""
     browser = launch(*FAKE, "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={recording}%noloop")
