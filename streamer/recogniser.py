@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ..kernels import dispatch
 from ..model import CTCTokenizer, StreamingContext, WavLMForCTC
 from ..model.errors import CheckpointError, ConfigurationError, DeviceError
 from ..model.folders import Source, read_json
@@ -128,6 +129,10 @@ class Recogniser:
             ConfigurationError: another dtype.
         """
         where = compute_device(device)
+        try:
+            dispatch.report(where.type)
+        except ValueError as e:  # an environment variable that is not understood: told now, not in the first step
+            raise ConfigurationError(f"{e}; set it to one of these, or not at all") from e
         from ..model.bundled import bundled_names, bundled_path
 
         bundled = name_or_path is None or name_or_path in bundled_names()

@@ -312,7 +312,16 @@ def test_devices_without_portaudio(command, monkeypatch):
     assert answer.err == "wavlm-live: error: microphones need the PortAudio library\n"
 
 
+def test_a_wish_for_kernels_that_is_not_understood(command, audio_folder, monkeypatch):
+    monkeypatch.setenv("WAVLM_LIVE_KERNELS", "cuda")
+    answer = command("transcribe", str(audio_folder / "digits_and_commands.flac"))
+    assert (answer.code, answer.out) == (1, "")
+    assert "WAVLM_LIVE_KERNELS is 'cuda', expected auto, triton, torch" in answer.err
+
+
 def test_train_passes_its_options_on(command):
-    assert "ctc,evaluate,export" in command("train", "--help").out
+    shown = command("train", "--help").out
+    for name in ("ctc", "pretrain", "heads", "evaluate", "export", "synthesize"):
+        assert name in shown
     assert "--through" in command("evaluate", "--help").out
     assert command("train", "ctc").code == 2
