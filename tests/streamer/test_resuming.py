@@ -45,7 +45,7 @@ def test_a_fresh_stream_gives_the_same_finals(tiny, seed):
     )
     flushes = tuple(sorted(rng.integers(1, len(samples), 6).tolist()))
     whole, settled = run(tiny.open(settings), samples, rng, flushes)
-    assert len(whole) > 10
+    assert len(whole) > 4  # enough to compare; how many there are is up to the random model
     reach = Reach.of(tiny.model.config, context)
     places = sorted({place for _, place in settled if place})
     assert len(places) >= 3
