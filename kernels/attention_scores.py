@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
 """What all attention kernels share: where a tile stands, which keys a row sees, a score. Imports triton."""
 
 from __future__ import annotations

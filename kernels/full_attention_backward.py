@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Triton kernels: gradients of q and gate by tiles of rows, then of k and v by tiles of keys.
 
 Probabilities are computed again from the saved sum (Dao 2023). The gate's gradient, sum_j dS_ij rel[j - i], is a row

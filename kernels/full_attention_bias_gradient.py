@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Triton kernels: the gradient of the relative vector, without atomics.
 
 All tiles of rows meet the keys at place x with the same distances, x - offset(row). So one program adds gate * dS of

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Triton kernel: forward of attention with gated relative position bias over whole utterances and chunks.
 
 One program a tile of queries and a head, online softmax to base 2 (Dao 2023). The bias costs one load of a sheared

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
 """Triton kernels: a step's frames over the rings of their streams, and the writing of the rings.
 
 Keys are addressed by their distance from the first frame of the step: new frames 0, 1, ..., cached ones -1, -2, ...

@@ -136,11 +136,10 @@ class Recogniser:
         from ..model.bundled import bundled_names, bundled_path
 
         bundled = name_or_path is None or name_or_path in bundled_names()
-        if bundled:
-            path = bundled_path(name_or_path if name_or_path is None else str(name_or_path))
-            name = path.name
-        else:
-            path, name = name_or_path, str(name_or_path)
+        path = name_or_path
+        if path is None or bundled:
+            path = bundled_path(None if path is None else str(path))
+        name = path.name if bundled and isinstance(path, Path) else str(path)
         source = Source(path)
         tokenizer = CTCTokenizer.from_pretrained(path)
         contexts = read_contexts(source.find("streaming.json"))
