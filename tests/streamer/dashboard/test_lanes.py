@@ -77,7 +77,6 @@ def inside(spans: list[dict], stretches: int) -> np.ndarray:
     return found
 
 
-@pytest.mark.flaky(reruns=2)  # a browser beside other load loses sound of its fake microphone
 def test_segments_are_where_the_speech_is(heard):
     decided = heard["decided"] // HOP
     is_loud = loud(heard["sound"])[:decided]
