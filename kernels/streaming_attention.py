@@ -34,7 +34,7 @@ def _by_kernel(tensor: Tensor) -> bool:
 
 def _bias(rel: Tensor, like: Tensor, ring: int) -> Tensor:
     if not _by_kernel(like):
-        return rel.new_empty(rel.shape[0], 0, 0, dtype=like.dtype)
+        return streaming_attention_torch.step_bias(rel, like.shape[1], ring)
     from .streaming_attention_kernel import step_bias
 
     return step_bias(rel, like.dtype, like.shape[1], ring, like.shape[-1])
@@ -42,7 +42,7 @@ def _bias(rel: Tensor, like: Tensor, ring: int) -> Tensor:
 
 def _bias_fake(rel: Tensor, like: Tensor, ring: int) -> Tensor:
     if not _by_kernel(like):
-        return rel.new_empty(rel.shape[0], 0, 0, dtype=like.dtype)
+        return rel.new_empty(rel.shape[0], like.shape[1], ring + like.shape[1])
     from .streaming_attention_kernel import bias_shape
 
     rows, columns, _ = bias_shape(like.dtype, like.shape[1], ring, like.shape[-1])
@@ -59,7 +59,9 @@ def _forward(
     if q.numel() == 0:
         return torch.empty_like(q)
     if not _by_kernel(q):
-        return streaming_attention_torch.forward(q, k, v, gate, rel, *rest)
+        if sheared.numel() == 0:
+            sheared = streaming_attention_torch.step_bias(rel, q.shape[1], keys.shape[2])
+        return streaming_attention_torch.forward(q, k, v, gate, sheared, *rest)
     from . import streaming_attention_kernel as kernel
 
     if sheared.numel() == 0:
@@ -85,7 +87,7 @@ for _name, _real, _fake in (
 
 
 def streaming_bias(rel: Tensor, like: Tensor, ring: int) -> Tensor:
-    """The bias as the kernel reads it; made once, it serves all layers and streams of a step.
+    """The bias as the path that runs here reads it; made once, it serves all layers and streams of a step.
 
     Args:
         rel: `[heads, 2 * reach + 1]` of `relative_vector`.
@@ -93,7 +95,7 @@ def streaming_bias(rel: Tensor, like: Tensor, ring: int) -> Tensor:
         ring: frames that a ring holds.
 
     Returns:
-        For `sheared` of `streaming_attention`; empty where torch's path runs, which has no use for it.
+        For `sheared` of `streaming_attention`.
     """
     return torch.ops.wavlm_live.streaming_bias(rel, like, ring)
 

@@ -68,16 +68,20 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask.to(q.dtype))[:2]
 
 
+def step_bias(rel: Tensor, width: int, ring: int) -> Tensor:
+    """The bias of every place from `ring` frames before a step to its last frame: `[heads, width, ring + width]`."""
+    return shear_rows(rel, torch.arange(width, device=rel.device), width - 1, -ring, ring + width)
+
+
 def _in_place(
-    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, keys: Tensor, values: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor, keys: Tensor, values: Tensor,
     key_scales: Tensor | None, value_scales: Tensor | None, layer: int, slots: list[int], committed: list[int],
     valid: list[int],
 ) -> Tensor:  # fmt: skip
     """On the CPU rings are read where they are: attention does not mind the order of its keys, so the bias is put
     into the order of the ring instead. Each stream is computed apart, whatever it is batched with."""
-    rows, width, heads, size = q.shape
+    rows, _, heads, size = q.shape
     ring = keys.shape[2]
-    bias = shear_rows(rel, torch.arange(width), width - 1, -ring, ring + width)  # [h, W, ring + W]
     out = torch.zeros_like(q)
     for row in range(rows):
         new, count = valid[row], min(committed[row], ring)
@@ -86,7 +90,7 @@ def _in_place(
         qr, kr, vr, gr = (x[row, :new].transpose(0, 1).unsqueeze(0) for x in (q, k, v, gate.unsqueeze(-1)))
         found, weight = _fused(qr, kr, vr, gr * bias[:, :new, ring : ring + new])
         if count:
-            mask = torch.empty(1, heads, new, count, dtype=torch.promote_types(gate.dtype, rel.dtype))
+            mask = torch.empty(1, heads, new, count, dtype=torch.promote_types(gate.dtype, bias.dtype))
             for place, before, some in _pieces(committed[row], count, ring):
                 column = ring - count + before
                 torch.mul(gr, bias[:, :new, column : column + some], out=mask[..., place : place + some])
@@ -104,26 +108,27 @@ def _in_place(
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, keys: Tensor, values: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor, keys: Tensor, values: Tensor,
     key_scales: Tensor | None, value_scales: Tensor | None, layer: int, slots: Tensor, committed: Tensor,
     frames: Tensor, own: Tensor, commit: bool,
 ) -> Tensor:  # fmt: skip
-    """See streaming_attention.py; asks the device for the counters where they are not on the host."""
+    """See streaming_attention.py; `bias` is of `step_bias`. Asks the device for the counters where they are not on
+    the host."""
     width, ring = q.shape[1], keys.shape[2]
     slot, total, valid = slots.tolist(), committed.tolist(), frames.tolist()
-    behind = max((min(t, ring) for t in total), default=0)
-    offsets = torch.arange(width, device=q.device)
     if q.device.type == "cpu":
-        out = _in_place(q, k, v, gate, rel, keys, values, key_scales, value_scales, layer, slot, total, valid)
+        out = _in_place(q, k, v, gate, bias, keys, values, key_scales, value_scales, layer, slot, total, valid)
         if commit and ring:
             write(k, keys, key_scales, layer, slot, total, own.tolist())
             write(v, values, value_scales, layer, slot, total, own.tolist())
         return out
+    behind = max((min(t, ring) for t in total), default=0)
+    offsets = torch.arange(width, device=q.device)
     if min(valid) < width:  # what is not there may hold anything, and 0 * NaN is NaN
         k, v = (x.masked_fill((offsets >= frames[:, None])[..., None, None], 0) for x in (k, v))
     all_keys = gather(k, keys, key_scales, layer, slot, total, behind)
     all_values = gather(v, values, value_scales, layer, slot, total, behind)
-    mask = gate.transpose(1, 2).unsqueeze(-1) * shear_rows(rel, offsets, width - 1, -behind, behind + width)
+    mask = gate.transpose(1, 2).unsqueeze(-1) * bias[:, :, ring - behind :]
     if min(valid) < width or min(total) < behind:
         column = torch.arange(-behind, width, device=q.device)
         seen = (column >= -committed.clamp(max=ring)[:, None]) & (column < frames[:, None])

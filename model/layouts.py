@@ -77,12 +77,9 @@ class StepLayout:
         slots: int64 `[rows]`.
         frames: int64 `[rows]`, valid new frames.
         own: int64 `[rows]`, frames to be written to the rings; None: nothing is written.
-        width: frames of x.
     """
 
-    def __init__(
-        self, rel: Tensor, states: StreamStates, slots: list[int], frames: Tensor, own: Tensor | None, width: int
-    ):
+    def __init__(self, rel: Tensor, states: StreamStates, slots: list[int], frames: Tensor, own: Tensor | None):
         self.rel, self.states = rel, states
         # counters live on the host; the kernels read them on the device
         slot = torch.tensor(slots)

@@ -217,13 +217,13 @@ class StreamingMixin:
             empty = states.waiting_frames.new_zeros(len(slots), 0, self.config.hidden_size)
             return StepOutput(empty, first, own.tolist(), frames.tolist())
 
-        valid = (torch.arange(width) < frames[:, None]).to(states.device)
         x = states.waiting_frames[on_device, :width]
         if not bool((frames == width).all()):
-            x = x.masked_fill(~valid[..., None], 0)
+            missing = (torch.arange(width) >= frames[:, None]).to(states.device)
+            x = x.masked_fill(missing[..., None], 0)
         position = self._step_position(states, slot, x)
         rel = self.encoder.relative_vector(states.context.left_frames + chunk + right)
-        layout = StepLayout(rel, states, slots, frames, own if commit else None, width)
+        layout = StepLayout(rel, states, slots, frames, own if commit else None)
         out, _, _ = self.encoder(x, position, layout)
         if commit:
             self._commit(states, slot, x, own)

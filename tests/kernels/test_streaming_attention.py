@@ -183,7 +183,7 @@ def test_opcheck_and_one_graph(seed, oracle, path):
     q, k, v, gate, table = oracle.inputs(2, streams.width, streams.heads, streams.size)
     rel = relative_vector(table, 20, FARTHEST)
     sheared = streaming_bias(rel, q, 12)
-    assert (sheared.numel() > 0) == (path == "interpreter")
+    assert sheared.numel() > 0
     torch.library.opcheck(torch.ops.wavlm_live.streaming_bias, (rel, q, 12))
     arguments = (
         q, k, v, gate, rel, sheared, *streams.rings, None, None, LAYER, streams.slots, integers([10, 0]),

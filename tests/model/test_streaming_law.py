@@ -165,7 +165,7 @@ def test_one_layer_alone(law, context, number, frames, stable):
     got = []
     with torch.no_grad():
         for _, piece, own in frames_by_step(states, x, context):
-            layout = StepLayout(rel, states, [0], torch.tensor([piece.shape[1]]), own, piece.shape[1])
+            layout = StepLayout(rel, states, [0], torch.tensor([piece.shape[1]]), own)
             got.append(layer(piece, layout)[0][:, : int(own)])
             states.committed_frames[0] += own[0]
         chunks = context.chunks_of(frames)
