@@ -198,17 +198,13 @@ def transcribe(
 
     Several recordings with --output FOLDER give one file each.
     """
+    pauses = Pauses.among(locals())
     from .transcribe import Request
     from .transcribe import transcribe as run
 
     terminal = _terminal(plain, quiet, verbose)
     hop_ms = partial_hop_ms if realtime else 0  # nobody watches the partials of a recording at full speed
     decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
-    pauses = Pauses(
-        silence_ms, max_segment_s, min_segment_s, no_speech_ms, blank_ms, pause_by_voice, voice_detector.value,
-        voice_start, voice_stay, min_speech_ms, min_silence_ms, voice_padding_ms, words_need_voice, word_padding_ms,
-        activity,
-    )  # fmt: skip
     listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms)
     request = Request(files, output, _name(format), channel, realtime, partials, not no_progress, plot)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
@@ -258,17 +254,13 @@ def listen(
     verbose: options.Verbose = False,
 ) -> int:
     """Write down what is said into the microphone, live, until Ctrl+C."""
+    pauses = Pauses.among(locals())
     from .listen import Request
     from .listen import listen as run
 
     terminal = _terminal(plain, quiet, verbose)
     decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
     hop_ms = partial_hop_ms
-    pauses = Pauses(
-        silence_ms, max_segment_s, min_segment_s, no_speech_ms, blank_ms, pause_by_voice, voice_detector.value,
-        voice_start, voice_stay, min_speech_ms, min_silence_ms, voice_padding_ms, words_need_voice, word_padding_ms,
-        activity,
-    )  # fmt: skip
     listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms)
     request = Request(input_device, output, _name(format), channel, partials, not no_progress)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))

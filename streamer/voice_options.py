@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .options import _option
 
@@ -82,15 +83,15 @@ Activity = Annotated[bool, _option("--activity", panel=_VOICE, help="Write proba
 
 @dataclass(frozen=True)
 class Pauses:
-    """When segments end and what counts as speech, as the command line gave it."""
+    """When segments end and what counts as speech, as the command line gave it: fields are named like parameters."""
 
     silence_ms: int = 800
     max_segment_s: float = 20.0
     min_segment_s: float = 0.0
     no_speech_ms: int = 5000
     blank_ms: int = 2000
-    by_voice: bool = True
-    detector: str = "silero"
+    pause_by_voice: bool = True
+    voice_detector: Detector = Detector.silero
     voice_start: float = 0.5
     voice_stay: float = 0.35
     min_speech_ms: int = 100
@@ -99,6 +100,11 @@ class Pauses:
     words_need_voice: bool | None = None
     word_padding_ms: int = 200
     activity: bool = False
+
+    @classmethod
+    def among(cls, parameters: Mapping[str, Any]) -> Pauses:
+        """Those of a command's parameters, `locals()` at its start, that are fields here."""
+        return cls(**{field.name: parameters[field.name] for field in fields(cls)})
 
     def endpoint(self) -> EndpointRules:
         """When segments end.
@@ -110,7 +116,7 @@ class Pauses:
 
         return EndpointRules(
             silence_ms=self.silence_ms,
-            by_voice=self.by_voice,
+            by_voice=self.pause_by_voice,
             blank_ms=self.blank_ms,
             max_segment_s=self.max_segment_s,
             min_segment_s=self.min_segment_s,
@@ -126,7 +132,7 @@ class Pauses:
         from .voice_activity import SpeechRules
 
         return SpeechRules(
-            detector=self.detector,  # type: ignore[arg-type]
+            detector=self.voice_detector.value,
             start_probability=self.voice_start,
             stay_probability=self.voice_stay,
             min_speech_ms=self.min_speech_ms,

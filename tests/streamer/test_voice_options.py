@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wavlm_live.streamer import EndpointRules, SpeechRules
-from wavlm_live.streamer.voice_options import Pauses
+from wavlm_live.streamer.voice_options import Detector, Pauses
 
 
 def test_the_defaults_are_those_of_the_rules() -> None:
@@ -22,8 +22,9 @@ def test_every_field_can_be_set() -> None:
     """Each option changes one field of the rules, and every field but the frame's length has one."""
     others = {
         "silence_ms": 500, "max_segment_s": 9.0, "min_segment_s": 1.0, "no_speech_ms": 700, "blank_ms": 900,
-        "by_voice": False, "detector": "both", "voice_start": 0.7, "voice_stay": 0.1, "min_speech_ms": 5,
-        "min_silence_ms": 70, "voice_padding_ms": 10, "words_need_voice": True, "word_padding_ms": 3,
+        "pause_by_voice": False, "voice_detector": Detector.both, "voice_start": 0.7, "voice_stay": 0.1,
+        "min_speech_ms": 5, "min_silence_ms": 70, "voice_padding_ms": 10, "words_need_voice": True,
+        "word_padding_ms": 3,
     }  # fmt: skip
     changed = set()
     for name, value in others.items():
