@@ -84,7 +84,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     terminal.wait("Loading the model ...")
-    recogniser = Recogniser.load(request.model, request.device)
+    recogniser = Recogniser.load(request.model, request.device, "auto")
     with as_usage():
         session = SessionSettings(
             context=recogniser.context(request.context or "default"),
