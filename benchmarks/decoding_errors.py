@@ -20,17 +20,11 @@ from typing import Any
 from decoding_words import Confidences, decode, rates_of
 from machine import write
 from speech_logits import CONTEXTS, Speech, add_arguments, load
+from word_errors import NAMES as CORPORA
 
 from wavlm_live.streamer import DecodingSettings
 
-NAMES = {
-    "fsdd": "digits (fsdd)",
-    "speech_commands": "commands (speech_commands)",
-    "libri_dev_mp3": "LibriSpeech (libri_dev_mp3)",
-    "cv1_dev": "Common Voice 1 (cv1_dev)",
-    "cv_misc": "Common Voice (cv_misc)",
-    "all": "all",
-}
+NAMES = {**CORPORA, "all": "all"}
 RELIABILITY = "640+160 ms"
 """Context of the reliability tables: the bundled model's own."""
 SURE = 0.9

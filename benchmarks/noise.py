@@ -15,7 +15,7 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from machine import RESULTS, write
 
 from wavlm_live.streamer import DecodingSettings, Final, Recogniser, Session, SessionSettings, SpeechRules
 from wavlm_live.streamer.encoder import EncoderStep, LocalEncoder
+from wavlm_live.streamer.plan import Plan
 
 RATE = 16_000
 SECTION_S = 20
@@ -59,6 +60,18 @@ class Follower:
 
     def close(self) -> None:
         pass
+
+
+def drive(encoder: LocalEncoder, plans: Sequence[Plan]) -> None:
+    """Give all plans, which must need the same, the steps of one encoder, until they need no more."""
+    while (need := plans[0].need()) is not None:
+        step = encoder.step(commit=need.commit, final=need.final)
+        for plan in plans:
+            assert plan.need() == need
+            if isinstance(plan.encoder, Follower):
+                plan.encoder.commit(step)
+            plan.give(step)
+    assert all(plan.need() is None for plan in plans)
 
 
 def synthetic(rng: np.random.Generator, kind: str, samples: int) -> np.ndarray:
@@ -128,15 +141,8 @@ def measure(recogniser: Recogniser, sounds: list[tuple[str, np.ndarray]]) -> dic
     words: dict[tuple[str, bool], Said] = {side: [] for side in sides}
     plans = [session.plan for session in sides.values()]
 
-    def drive() -> None:
-        while (need := plans[0].need()) is not None:
-            step = encoder.step(commit=need.commit, final=need.final)
-            for plan in plans:
-                assert plan.need() == need
-                if isinstance(plan.encoder, Follower):
-                    plan.encoder.commit(step)
-                plan.give(step)
-        assert all(plan.need() is None for plan in plans)
+    def take() -> None:
+        drive(encoder, plans)
         for side, session in sides.items():
             for event in session.plan.take():
                 if isinstance(event, Final):
@@ -146,10 +152,10 @@ def measure(recogniser: Recogniser, sounds: list[tuple[str, np.ndarray]]) -> dic
         for block in np.array_split(sound, SECTION_S):
             for session in sides.values():
                 session.begin_feed(block)
-            drive()
+            take()
     for session in sides.values():
         session.begin_finish()
-    drive()
+    take()
     return words
 
 

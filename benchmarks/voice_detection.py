@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 import torch
 from machine import write
-from noise import Follower, recordings, sections
+from noise import Follower, drive, recordings, sections
 
 from wavlm_live.model.training.manifest import read_manifest
 from wavlm_live.streamer import Recogniser, SessionSettings, SpeechRules, SpeechStarted, SpeechStopped
@@ -67,25 +67,18 @@ def heard(recogniser: Recogniser, sound: np.ndarray) -> dict[str, list[tuple[int
     found: dict[str, list[int]] = {name: [] for name in DETECTORS}
     plans = [session.plan for session in sessions.values()]
 
-    def drive() -> None:
-        while (need := plans[0].need()) is not None:
-            step = encoder.step(commit=need.commit, final=need.final)
-            for plan in plans:
-                assert plan.need() == need
-                if isinstance(plan.encoder, Follower):
-                    plan.encoder.commit(step)
-                plan.give(step)
-        assert all(plan.need() is None for plan in plans)
+    def take() -> None:
+        drive(encoder, plans)
         for name, session in sessions.items():
             found[name] += [e.at_samples for e in session.plan.take() if isinstance(e, SpeechStarted | SpeechStopped)]
 
     for start in range(0, len(sound), RATE):
         for session in sessions.values():
             session.begin_feed(sound[start : start + RATE])
-        drive()
+        take()
     for session in sessions.values():
         session.begin_finish()
-    drive()
+    take()
     return {name: list(zip(ats[::2], ats[1::2], strict=True)) for name, ats in found.items()}
 
 
