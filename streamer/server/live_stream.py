@@ -31,7 +31,6 @@ ASK_SAMPLES = 2 * SAMPLE_RATE
 """Sound from one question to the stream, what it has settled, to the next: in silence no event tells."""
 TOLD_SAMPLES = SAMPLE_RATE
 """Sound from one `Acknowledged` to the next."""
-_ASK = "\0settled"
 
 
 class LiveStream:
@@ -82,7 +81,7 @@ class LiveStream:
         point = Point()
         if resume is not None:
             point = Point(0, resume.origin_samples, resume.segment_samples, resume.finals_before, resume.messages)
-        hop = 320
+        hop = self._batcher.recogniser.model.config.hop_samples
         grid = self._reach.grid_samples
         if point.origin_samples % grid or (point.segment_samples - point.origin_samples) % hop:
             raise ConfigurationError(
@@ -98,6 +97,7 @@ class LiveStream:
         self.samples_fed = self.origin_samples
         self._asked_samples = self._told_samples = self.origin_samples
         self._asking = False
+        self._question = secrets.token_urlsafe()  # the mark that asks; no client can have one of this name
         self._finals = point.finals
         self._finals_seen = resume.finals if resume else 0
         self._point = point
@@ -240,7 +240,7 @@ class LiveStream:
             self.samples_fed += len(piece)
             if self.samples_fed - self._asked_samples >= ASK_SAMPLES and not self._asking:
                 self._asking, self._asked_samples = True, self.samples_fed
-                self._stream.mark(_ASK)
+                self._stream.mark(self._question)
 
     def _control(self) -> None:
         self._controls.append((self.messages_received, self.samples_fed))
@@ -258,7 +258,7 @@ class LiveStream:
 
     def _arrived(self, events: list[Event], settled: int) -> None:
         for event in events:
-            if isinstance(event, Marker) and event.id == _ASK:
+            if isinstance(event, Marker) and event.id == self._question:
                 self._asking = False
                 continue
             event = shifted(event, self.origin_samples)
