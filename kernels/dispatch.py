@@ -111,13 +111,17 @@ def _decide(op: str, device: str, wish: str, of: str, interpret: bool) -> Choice
     return choice
 
 
-@torch.compiler.assume_constant_result
 def takes_kernel(op: str, device: str) -> bool:
     """Whether `op` on a kind of device runs its Triton kernel; torch.compile asks once, while it traces."""
     if device != "cuda" and not interpreted():  # asked for every layer of every step, so the usual no is a quick one
         _tell(op, device)
         return False
     return _choose(op, device).path == "triton"
+
+
+# What torch.compiler.assume_constant_result does; calling that imports the compiler, for everybody who never compiles:
+# 1.5 s and 150 MB at every start.
+takes_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=64)

@@ -100,6 +100,16 @@ def test_importing_is_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_compiler_is_not_imported():
+    """It takes longer than all the rest, and who streams on a CPU never compiles."""
+    code = (
+        "import sys, wavlm_live.streamer as s; s.Recogniser.load(device='cpu', dtype='auto').alone();"
+        "print([m for m in ('torch._dynamo', 'torch._inductor', 'triton', 'sympy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_file_is_too_long():
     for package in [*ORDER, "demos"]:
         for path in modules(package):
