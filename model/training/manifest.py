@@ -22,8 +22,8 @@ from ..errors import AudioError, ConfigurationError, TextError
 from .letters import encode, frames_needed, normalise_text
 
 REQUIRED = ("file", "text")
-_FIRST_SAMPLES = 400
-_HOP_SAMPLES = 320
+WINDOW, HOP = 400, 320
+"""Samples of the first frame, and from one frame to the next."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,11 @@ def _check(
     return "", text, duration_s
 
 
+def frames_of(samples: int) -> int:
+    """Frames of the encoder for so many samples."""
+    return max(0, (samples - WINDOW) // HOP + 1)
+
+
 def fits(text: str, samples: int) -> bool:
     """Whether CTC can write a normalised `text` in the frames (20 ms each) that `samples` at 16 kHz give."""
-    frames = (samples - _FIRST_SAMPLES) // _HOP_SAMPLES + 1 if samples >= _FIRST_SAMPLES else 0
-    return frames_needed(encode(text)) <= frames
+    return frames_needed(encode(text)) <= frames_of(samples)

@@ -6,7 +6,9 @@ import functools
 
 import numpy as np
 
-RATE, WINDOW, HOP, SIZE = 16000, 400, 320, 512
+from .manifest import HOP, WINDOW, frames_of
+
+RATE, SIZE = 16000, 512
 FILTERS, CEPSTRA = 40, 13
 
 
@@ -50,7 +52,7 @@ def mfcc(wave: np.ndarray) -> np.ndarray:
     40 mel filters, logarithm, cosine transform; then the differences and their differences. Less than 400 samples
     give no row.
     """
-    frames = (len(wave) - WINDOW) // HOP + 1 if len(wave) >= WINDOW else 0
+    frames = frames_of(len(wave))
     if not frames:
         return np.zeros((0, 3 * CEPSTRA), np.float32)
     at = np.arange(frames)[:, None] * HOP + np.arange(WINDOW)[None]

@@ -11,14 +11,7 @@ import numpy as np
 from ..errors import ConfigurationError
 from .augment import near_silence, rms
 from .cache import RATE, SoundCache
-from .manifest import Utterance
-
-HOP, WINDOW = 320, 400
-
-
-def frames_of(samples: int) -> int:
-    """Frames of the encoder for so many samples."""
-    return max(0, (samples - WINDOW) // HOP + 1)
+from .manifest import HOP, WINDOW, Utterance, frames_of
 
 
 def activity_of(wave: np.ndarray, range_db: float = 35.0, floor_db: float = -60.0, gap_frames: int = 10) -> np.ndarray:

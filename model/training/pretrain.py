@@ -18,14 +18,12 @@ from .batches import BatchPlan
 from .cache import RATE, SoundCache
 from .cluster_labels import ClusterLabels
 from .engine import Engine
-from .manifest import Utterance
+from .manifest import HOP, Utterance, frames_of
 from .masked_prediction import WavLMForMaskedPrediction
 from .mixing import Mixing, mix_one
 from .run_folder import RunFolder
 from .settings import Pool, Stage, TrainSettings, _build
 from .trainer import Trainer
-
-_HOP = 320
 
 
 @dataclass(frozen=True)
@@ -126,9 +124,9 @@ class PretrainPlan(BatchPlan):
         wave, labels = self.cache.wave(key), self._labels[key]
         most = int(self._settings.crop_s * RATE)
         if len(wave) > most:
-            first = int(self._rng(4, step, row).integers((len(wave) - most) // _HOP + 1))
-            wave, labels = wave[first * _HOP : first * _HOP + most], labels[first:]
-        frames = max(0, (len(wave) - 400) // _HOP + 1)
+            first = int(self._rng(4, step, row).integers((len(wave) - most) // HOP + 1))
+            wave, labels = wave[first * HOP : first * HOP + most], labels[first:]
+        frames = frames_of(len(wave))
         return wave, labels[:frames]
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Any:
@@ -155,7 +153,7 @@ class PretrainPlan(BatchPlan):
             targets.append(labels)
         lengths = torch.tensor([len(w) for w in waves])
         inputs = np.zeros((len(waves), int(lengths.max())), np.float32)
-        frames = max(0, (inputs.shape[1] - 400) // _HOP + 1)
+        frames = frames_of(inputs.shape[1])
         wanted, covered = np.full((len(waves), frames), -100, np.int64), np.zeros((len(waves), frames), bool)
         for i, row in enumerate(rows):
             inputs[i, : len(waves[i])] = waves[i]
