@@ -1,7 +1,7 @@
 // The card of a lane on the page: name, state in words, level, buttons, the picture, and the text that is being spoken.
 
 import { element } from "./elements.js";
-import { HEIGHT, LaneView } from "./lane_view.js";
+import { HEIGHT, LaneView, PROBABILITY } from "./lane_view.js";
 import { SIGNS } from "./states.js";
 
 const QUIET_DB = -60;
@@ -20,8 +20,10 @@ export class LanePanel {
       { class: "meter", role: "meter", "aria-label": "Level", "aria-valuemin": QUIET_DB, "aria-valuemax": 0, "aria-valuenow": QUIET_DB },
       this.meterBar,
     );
-    this.canvas = element("canvas", { class: "picture", role: "img", height: HEIGHT });
-    this.frameBox = element("div", { class: "picture-frame" }, this.canvas);
+    const strip = element("div", { class: "strip" });
+    this.threshold = element("div", { class: "threshold" }, element("span"));
+    this.frameBox = element("div", { class: "picture-frame", role: "img" }, strip, this.threshold);
+    this.frameBox.style.height = `${HEIGHT + 2}px`;
     this.partial = element("p", { class: "partial" }, element("span", { class: "stable" }), " ", element("span", { class: "unstable" }));
     this.buttons = this.#buttons();
     this.root = element(
@@ -32,7 +34,7 @@ export class LanePanel {
       this.frameBox,
       this.partial,
     );
-    this.view = new LaneView(this.canvas, lane, seconds);
+    this.view = new LaneView(this.frameBox, strip, lane, seconds);
     lane.addEventListener("state", () => this.#state());
     lane.addEventListener("partial", () => this.#text());
     lane.addEventListener("problem", (event) => {
@@ -86,7 +88,7 @@ export class LanePanel {
       stop.hidden = stateName === "finishing";
       stop.textContent = waits ? "Try now" : going ? "Stop" : "Start again";
     }
-    this.view.dirty = true;
+    this.view.repaint();
     this.#text();
   }
 
@@ -103,8 +105,18 @@ export class LanePanel {
     if (now - this.measured > 100) {
       this.measured = now;
       this.#level();
+      this.#threshold();
     }
     return drawn;
+  }
+
+  #threshold() {
+    const { threshold } = this.lane;
+    if (threshold === this.shownThreshold) return;
+    this.shownThreshold = threshold;
+    this.threshold.style.top = `${PROBABILITY.top + (1 - threshold) * PROBABILITY.height}px`;
+    this.threshold.firstChild.textContent = `speech ≥ ${Math.round(threshold * 100)}%`;
+    this.threshold.firstChild.style.top = `${-(1 - threshold) * PROBABILITY.height - 2}px`;
   }
 
   #level() {
@@ -119,7 +131,7 @@ export class LanePanel {
     const speaking = this.lane.timeline.speech.at(-1)?.end === null ? "somebody speaks" : "silence";
     if (speaking !== this.shownSpeaking) {
       this.shownSpeaking = speaking;
-      this.canvas.setAttribute("aria-label", `Picture of the sound of ${this.lane.name}: waveform, spectrogram, probability of speech and words. Now: ${speaking}.`);
+      this.frameBox.setAttribute("aria-label", `Picture of the sound of ${this.lane.name}: waveform, spectrogram, probability of speech and words. Now: ${speaking}.`);
     }
   }
 

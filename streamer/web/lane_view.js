@@ -1,18 +1,21 @@
-// Draws a lane: sound, speech and words over one time axis whose right end is now.
+// Draws a lane: sound, speech and words over one time axis whose right end is now. Pixels and samples of the axis are
+// counted from the beginning of the lane.
 
 import { RATE } from "./rings.js";
 import { SoundPicture } from "./sound_picture.js";
 import { calm, onTheme, theme } from "./theme.js";
+import { Tiles } from "./tiles.js";
 import { WordRows } from "./word_rows.js";
 
 const RULER = { top: 0, height: 16 };
 const WAVEFORM = { top: 18, height: 56 };
 const SPECTROGRAM = { top: 78, height: 56 };
-const PROBABILITY = { top: 140, height: 36 };
+export const PROBABILITY = { top: 140, height: 36 };
 const SPEAKERS = { top: 178, height: 14 };
 const WORDS = { top: 196, row: 24, rows: 3 };
 export const HEIGHT = WORDS.top + WORDS.row * WORDS.rows + 2;
 const SOUND_BEHIND = 640; // samples by which the picture is late, so that it moves evenly between blocks
+const MARGIN = 140; // pixels that a label reaches at most from its place, to the left or to the right
 
 export function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
@@ -21,29 +24,40 @@ export function clock(seconds) {
 }
 
 export class LaneView {
-  // canvas: its width follows the page. lane: {sound, spectrum, timeline, threshold}; spectrum null: sound is not known.
-  constructor(canvas, lane, seconds = 10) {
-    this.canvas = canvas;
+  // frame: an element whose width follows the page; strip: in it, see Tiles. lane: {sound, spectrum, timeline, read}.
+  constructor(frame, strip, lane, seconds = 10) {
+    this.element = frame;
     this.lane = lane;
-    this.pen = canvas.getContext("2d", { alpha: false });
     this.seconds = seconds;
+    this.tiles = new Tiles(strip);
     this.picture = new SoundPicture(lane.spectrum, seconds);
     this.rows = new WordRows(WORDS.rows);
     this.seen = { total: 0, at: 0 };
-    this.dirty = true;
+    this.painted = 0; // samples of sound that stand in the picture
+    this.read = 0;
     this.drawnAt = 0;
+    this.visible = true;
+    this.paint = (pen, left, right) => this.#paint(pen, left, right);
     this.observer = new ResizeObserver(() => this.#resize());
-    this.observer.observe(canvas);
+    this.observer.observe(frame);
+    // what is scrolled out of sight is not painted
+    this.looking = new IntersectionObserver((entries) => {
+      this.visible = entries.at(-1).isIntersecting;
+    });
+    this.looking.observe(frame);
     this.forgetTheme = onTheme(() => {
       this.picture.repaint();
-      this.dirty = true;
+      this.repaint();
     });
+    this.forgetTimeline = lane.timeline.onChange((sample) => this.#changed(sample));
     this.#resize();
   }
 
   close() {
     this.observer.disconnect();
+    this.looking.disconnect();
     this.forgetTheme();
+    this.forgetTimeline();
   }
 
   show(seconds) {
@@ -52,64 +66,92 @@ export class LaneView {
     this.#resize();
   }
 
+  repaint() {
+    this.tiles.changed(-Infinity);
+    this.arranged = false; // words have no rows yet; something is to be painted
+  }
+
+  #changed(sample) {
+    this.tiles.changed(sample * this.scale - MARGIN);
+    this.arranged = false;
+  }
+
   #resize() {
-    const ratio = Math.min(2, devicePixelRatio || 1);
-    this.width = Math.max(100, this.canvas.clientWidth);
-    this.canvas.width = Math.round(this.width * ratio);
-    this.canvas.height = Math.round(HEIGHT * ratio);
-    this.ratio = ratio;
-    this.rows.reset(this.width / (this.seconds * RATE));
-    this.dirty = true;
+    this.width = Math.max(100, this.element.clientWidth);
+    this.scale = this.width / (this.seconds * RATE); // pixels of a sample
+    this.tiles.layout(this.width, HEIGHT, Math.min(2, devicePixelRatio || 1));
+    this.rows.reset(this.scale);
+    this.repaint();
   }
 
   // The sample at the right edge.
   #head(now) {
     const { total } = this.lane.sound;
-    if (total !== this.seen.total) this.seen = { total, at: now };
-    const moved = Math.min(SOUND_BEHIND, ((now - this.seen.at) / 1000) * RATE);
-    const head = Math.max(0, total - SOUND_BEHIND + moved);
+    if (total !== this.seen.total) {
+      this.seen.total = total;
+      this.seen.at = now;
+    }
+    const behind = this.lane.behind ?? SOUND_BEHIND;
+    const head = Math.max(0, total - behind + Math.min(behind, ((now - this.seen.at) / 1000) * RATE));
     if (!calm.matches) return head;
     const step = (this.seconds * RATE) / 2; // without motion: the sound fills the page, which then turns by half
     return Math.max(2, Math.ceil(head / step)) * step;
   }
 
-  // Called for every frame; draws only where something has changed.
+  // Called for every frame of the page; true where something was painted or moved.
   frame(now) {
+    if (!this.visible || (calm.matches && now - this.drawnAt < 250)) return false;
     const head = this.#head(now);
-    if (!this.dirty && head === this.lastHead) return false;
-    if (calm.matches && now - this.drawnAt < 250) return false;
-    this.dirty = calm.matches;
+    const { total } = this.lane.sound;
+    const fresh = total > this.painted && (calm.matches || (head - this.painted) * this.scale > -1);
+    if (head === this.lastHead && !fresh && this.arranged && this.lane.read === this.read) return false;
     this.lastHead = head;
     this.drawnAt = now;
-    const span = this.seconds * RATE;
-    this.#draw(head - span, head);
+    if (fresh) {
+      this.tiles.changed(this.painted * this.scale - 4);
+      this.painted = total;
+    }
+    if (this.lane.read !== this.read) {
+      this.tiles.changed(Math.min(this.read, this.lane.read) * this.scale - 12);
+      this.read = this.lane.read;
+    }
+    if (!this.arranged) this.#arrange(head);
+    this.tiles.show(head * this.scale - this.width);
+    this.tiles.paint(this.paint);
     return true;
   }
 
-  #draw(from, to) {
-    const { pen, width, lane } = this;
+  // Every word gets its row before any tile is painted.
+  #arrange(head) {
+    this.rows.arrange(this.lane.timeline.wordsWithin(head - this.seconds * RATE, Infinity));
+    this.arranged = true;
+  }
+
+  // Paints the axis from one pixel to another; samples of labels that begin outside are looked for, too.
+  #paint(pen, left, right) {
     const colours = theme();
-    const x = (sample) => ((sample - from) / (to - from)) * width;
-    pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    const [from, to] = [left / this.scale, right / this.scale];
+    const now = Math.min(to, this.painted);
     pen.fillStyle = colours.panel;
-    pen.fillRect(0, 0, width, HEIGHT);
+    pen.fillRect(left, 0, right - left, HEIGHT);
     pen.textBaseline = "middle";
-    this.#speech(pen, colours, x, from, to);
-    this.picture.draw(pen, from, to, width, WAVEFORM, SPECTROGRAM);
-    this.#ruler(pen, colours, x, from, to);
-    this.#probability(pen, colours, x, from, to);
-    this.#unread(pen, colours, x, to);
-    this.#speakers(pen, colours, x, from, to);
-    this.rows.draw(pen, colours, lane.timeline.wordsWithin(from, to), x, WORDS);
-    this.#marks(pen, colours, x, from, to);
+    this.#speech(pen, colours, from, to, now);
+    this.picture.draw(pen, from, now, this.scale, WAVEFORM, SPECTROGRAM);
+    this.#ruler(pen, colours, from, to);
+    this.#probability(pen, colours, from, to);
+    this.#unread(pen, colours, from, now);
+    this.#speakers(pen, colours, from, to);
+    const margin = MARGIN / this.scale;
+    this.rows.draw(pen, colours, this.lane.timeline.wordsWithin(from - 2 * margin, to + margin), left, WORDS);
+    this.#marks(pen, colours, from, to + margin);
   }
 
   // Speech: a shade with edges behind everything, and a bar on top of it.
-  #speech(pen, colours, x, from, to) {
+  #speech(pen, colours, from, to, now) {
     for (const span of this.lane.timeline.speech) {
-      const end = span.end ?? to;
+      const end = span.end ?? now;
       if (end < from || span.start > to) continue;
-      const [left, right] = [x(span.start), x(end)];
+      const [left, right] = [span.start * this.scale, end * this.scale];
       pen.fillStyle = colours.speech;
       pen.fillRect(left, WAVEFORM.top, right - left, PROBABILITY.top + PROBABILITY.height - WAVEFORM.top);
       pen.fillStyle = colours["speech-edge"];
@@ -119,84 +161,68 @@ export class LaneView {
     }
   }
 
-  #ruler(pen, colours, x, from, to) {
+  #ruler(pen, colours, from, to) {
     pen.font = `11px ${colours.font}`;
     pen.fillStyle = colours.muted;
-    const every = (this.width / this.seconds) * 2 < 90 ? 5 : 2; // seconds from one label to the next
-    for (let s = Math.max(0, Math.ceil(from / RATE)); s * RATE <= to; s += 1) {
-      const at = x(s * RATE);
-      pen.fillRect(at, RULER.height - (s % every ? 3 : 6), 1, s % every ? 3 : 6);
-      if (s % every === 0) pen.fillText(clock(s), at + 4, RULER.height / 2);
+    const second = this.scale * RATE;
+    const every = second * 2 < 90 ? 5 : 2; // seconds from one label to the next
+    for (let s = Math.max(0, Math.floor((from / RATE) - every)); s * RATE <= to; s += 1) {
+      pen.fillRect(Math.round(s * second), RULER.height - (s % every ? 3 : 6), 1, s % every ? 3 : 6);
+      if (s % every === 0) pen.fillText(clock(s), Math.round(s * second) + 4, RULER.height / 2);
     }
   }
 
-  #probability(pen, colours, x, from, to) {
+  #probability(pen, colours, from, to) {
     const { probabilities, hop } = this.lane.timeline;
     const bottom = PROBABILITY.top + PROBABILITY.height;
     const first = Math.max(probabilities.oldest, Math.floor(from / hop));
     const last = Math.min(probabilities.total, Math.ceil(to / hop));
+    if (first >= last) return;
+    const wide = hop * this.scale;
     pen.fillStyle = colours.probability;
     pen.beginPath();
     for (let row = first; row < last; row += 1) {
       const value = probabilities.values[probabilities.at(row)];
-      if (value < 0) continue;
-      const left = x(row * hop);
-      const height = value * PROBABILITY.height;
-      pen.rect(left, bottom - height, x((row + 1) * hop) - left + 0.3, height);
+      if (value >= 0) pen.rect(row * wide, bottom - value * PROBABILITY.height, wide + 0.3, value * PROBABILITY.height);
     }
     pen.fill();
-    const known = Math.max(0, x(first * hop));
-    pen.fillRect(known, bottom - 1, Math.max(0, x(last * hop) - known), 1);
-    const y = bottom - this.lane.threshold * PROBABILITY.height;
-    pen.strokeStyle = colours.threshold;
-    pen.lineWidth = 1;
-    pen.setLineDash([5, 4]);
-    pen.beginPath();
-    pen.moveTo(0, y);
-    pen.lineTo(this.width, y);
-    pen.stroke();
-    pen.setLineDash([]);
-    pen.font = `11px ${colours.font}`;
-    const label = `speech ≥ ${Math.round(this.lane.threshold * 100)}%`;
-    pen.fillStyle = colours.panel;
-    pen.fillRect(0, PROBABILITY.top - 1, pen.measureText(label).width + 8, 14);
-    pen.fillStyle = colours.muted;
-    pen.fillText(label, 4, PROBABILITY.top + 6);
+    pen.fillRect(first * wide, bottom - 1, (last - first) * wide, 1);
   }
 
   // What the model has not read yet is hatched: the width of it is how late the text is.
-  #unread(pen, colours, x, to) {
-    const left = Math.max(0, x(this.lane.read));
-    if (left >= this.width) return;
+  #unread(pen, colours, from, now) {
+    const bottom = PROBABILITY.top + PROBABILITY.height;
+    const right = now * this.scale;
+    const left = Math.max(this.read, from - 12 / this.scale) * this.scale;
     pen.strokeStyle = colours.unread;
     pen.lineWidth = 1;
     pen.beginPath();
-    for (let at = left; at < x(to); at += 6) {
-      pen.moveTo(at, PROBABILITY.top + PROBABILITY.height);
-      pen.lineTo(Math.min(at + 10, this.width), PROBABILITY.top + PROBABILITY.height - 10);
+    for (let at = Math.floor(left / 6) * 6; at < right; at += 6) {
+      pen.moveTo(at, bottom);
+      pen.lineTo(at + 10, bottom - 10);
     }
     pen.stroke();
   }
 
-  #speakers(pen, colours, x, from, to) {
+  #speakers(pen, colours, from, to) {
     pen.font = `11px ${colours.font}`;
     for (const span of this.lane.timeline.speakers) {
       if (span.end < from || span.start > to) continue;
-      const [left, right] = [x(span.start), x(span.end)];
+      const [left, right] = [span.start * this.scale, span.end * this.scale];
       pen.strokeStyle = colours.ink;
       pen.strokeRect(left + 0.5, SPEAKERS.top + 0.5, right - left - 1, SPEAKERS.height - 1);
       pen.fillStyle = colours.ink;
-      pen.fillText(span.speaker, Math.max(4, left + 4), SPEAKERS.top + SPEAKERS.height / 2 + 1, Math.max(1, right - left - 8));
+      pen.fillText(span.speaker, left + 4, SPEAKERS.top + SPEAKERS.height / 2 + 1, Math.max(1, right - left - 8));
     }
   }
 
   // Where segments ended, and why.
-  #marks(pen, colours, x, from, to) {
+  #marks(pen, colours, from, to) {
     const { finals } = this.lane.timeline;
     pen.font = `11px ${colours.font}`;
     for (let n = finals.length - 1; n >= 0 && finals[n].end >= from; n -= 1) {
       if (finals[n].end > to) continue;
-      const at = Math.round(x(finals[n].end)) + 0.5;
+      const at = Math.round(finals[n].end * this.scale) + 0.5;
       pen.strokeStyle = colours.mark;
       pen.setLineDash([2, 3]);
       pen.beginPath();
@@ -206,7 +232,7 @@ export class LaneView {
       pen.setLineDash([]);
       pen.textAlign = "right";
       const label = `${finals[n].reason} ▸`;
-      const wide = pen.measureText(label).width;
+      const wide = this.rows.measure(pen, label);
       pen.fillStyle = colours.panel;
       pen.fillRect(at - wide - 5, WAVEFORM.top + 3, wide + 4, 13);
       pen.fillStyle = colours.mark;

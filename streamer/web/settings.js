@@ -122,13 +122,13 @@ export class Settings extends EventTarget {
     select.value = inputs.some((device) => device.deviceId === this.values.microphone) ? this.values.microphone : "";
   }
 
-  // What the server has to choose from.
+  // What the server has to choose from. Contexts are shown by their chunk and what they look ahead.
   offer({ model, contexts = {} }) {
     this.form.querySelector("#model").textContent = model;
     const select = this.form.elements.context;
     const names = Object.entries(contexts).map(([name, frames]) => {
       const [, chunk, right] = String(frames).split(",").map((n) => Number(n) * FRAME_MS);
-      return new Option(`${name}: chunks of ${chunk} ms${right ? `, ${right} ms ahead` : ""}`, name);
+      return new Option(`${name}: ${chunk} ms${right ? ` + ${right} ahead` : ""}`, name);
     });
     if (names.length) select.replaceChildren(...names);
     if ([...select.options].some((option) => option.value === this.values.context)) select.value = this.values.context;

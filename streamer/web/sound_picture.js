@@ -1,5 +1,5 @@
 // Waveform and spectrogram as a picture that is painted once: every 10 ms of sound become one column of a bitmap that
-// is used in a ring. Drawing a frame copies two pieces of it, whatever its width.
+// is used in a ring. What is drawn is copied from it.
 
 import { RATE } from "./rings.js";
 import { BANDS, HOP } from "./spectrum.js";
@@ -7,6 +7,7 @@ import { heat, theme } from "./theme.js";
 
 const WAVE = 64; // rows of the waveform in the bitmap
 const PER_SECOND = RATE / HOP;
+const KEPT = 16;
 
 export class SoundPicture {
   // spectrum: of the lane. seconds: width of the view.
@@ -40,7 +41,7 @@ export class SoundPicture {
     while (this.painted < columns.total) {
       const x = this.painted % this.width;
       const count = Math.min(this.width - x, columns.total - this.painted);
-      const image = this.pen.createImageData(count, BANDS);
+      const image = this.#image(count);
       this.pen.clearRect(x, 0, count, WAVE);
       this.pen.fillStyle = this.ink;
       for (let n = 0; n < count; n += 1) {
@@ -50,6 +51,14 @@ export class SoundPicture {
       this.pen.putImageData(image, x, WAVE);
       this.painted += count;
     }
+  }
+
+  // Pixels for so many columns; those for a few are kept, since a few is what sound brings at a time.
+  #image(count) {
+    if (count > KEPT) return this.pen.createImageData(count, BANDS);
+    this.images ??= [];
+    this.images[count] ??= this.pen.createImageData(count, BANDS);
+    return this.images[count];
   }
 
   #wave(peaks, row, x) {
@@ -73,19 +82,18 @@ export class SoundPicture {
     }
   }
 
-  // Draws the sound from sample `from` to sample `to` over a width; wave and spectrogram: {top, height}.
-  draw(pen, from, to, width, wave, spectrogram) {
+  // Draws the sound from sample `from` to sample `to`. scale: pixels of a sample. wave and spectrogram: {top, height}.
+  draw(pen, from, to, scale, wave, spectrogram) {
     this.#paint();
-    const first = from / HOP;
-    const scale = width / ((to - from) / HOP);
-    const low = Math.max(Math.floor(first), this.spectrum.columns.total - this.width, 0);
-    const high = Math.min(Math.ceil(to / HOP), this.painted);
+    const wide = HOP * scale;
+    // two more on each side, so that smoothing ends outside of what is painted
+    const low = Math.max(Math.floor(from / HOP) - 2, this.spectrum.columns.total - this.width, 0);
+    const high = Math.min(Math.ceil(to / HOP) + 2, this.painted);
     for (let column = low; column < high; ) {
       const x = column % this.width;
       const count = Math.min(this.width - x, high - column);
-      const [left, wide] = [(column - first) * scale, count * scale];
-      pen.drawImage(this.bitmap, x, 0, count, WAVE, left, wave.top, wide, wave.height);
-      pen.drawImage(this.bitmap, x, WAVE, count, BANDS, left, spectrogram.top, wide, spectrogram.height);
+      pen.drawImage(this.bitmap, x, 0, count, WAVE, column * wide, wave.top, count * wide, wave.height);
+      pen.drawImage(this.bitmap, x, WAVE, count, BANDS, column * wide, spectrogram.top, count * wide, spectrogram.height);
       column += count;
     }
   }

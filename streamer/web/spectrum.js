@@ -38,7 +38,8 @@ function transform() {
     const step = SIZE / (2 * half);
     for (let start = 0; start < SIZE; start += 2 * half) {
       for (let k = 0; k < half; k += 1) {
-        const [a, b] = [start + k, start + k + half];
+        const a = start + k;
+        const b = a + half;
         const c = cosines[k * step];
         const s = sines[k * step];
         const re = real[b] * c - imaginary[b] * s;

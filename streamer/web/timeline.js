@@ -7,6 +7,7 @@ import { RATE, RowRing } from "./rings.js";
 
 const DRAWN_S = 60; // what can still be drawn
 const MOST_SPANS = 400; // of speech, that are kept for drawing
+const SEEN = 0.02; // a change of confidence that can be seen
 const MOST_FINALS = 200; // drawn ones and a few more; the transcript keeps its own
 
 export class Timeline {
@@ -16,10 +17,21 @@ export class Timeline {
     this.finals = []; // {id, text, start, end, reason, words, speaker}
     this.speakers = []; // {speaker, start, end, confidence}
     this.partial = null; // {stable, unstable, words}
+    this.listeners = new Set();
     this.#watch(320);
     this.heard = 0; // the server's voice detector is here
     this.forgotten = 0; // finals that were too many
     this.count = 0;
+  }
+
+  // Calls back with the first sample of what has changed; gives what ends that.
+  onChange(listener) {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  #changed(sample) {
+    for (const listener of this.listeners) listener(sample);
   }
 
   // hop: samples from one probability of speech to the next.
@@ -36,9 +48,17 @@ export class Timeline {
 
   // The stream is over: nothing stays open.
   stop() {
-    this.partial = null;
+    this.#drop();
     const last = this.speech.at(-1);
-    if (last && last.end === null) last.end = Math.max(last.start, this.heard);
+    if (last && last.end === null) {
+      last.end = Math.max(last.start, this.heard);
+      this.#changed(last.start);
+    }
+  }
+
+  #drop() {
+    if (this.partial?.words.length) this.#changed(this.partial.words[0].start);
+    this.partial = null;
   }
 
   samples(seconds) {
@@ -54,14 +74,18 @@ export class Timeline {
       case "speech_started":
         this.speech.push({ start: this.samples(event.at_s), end: null });
         if (this.speech.length > MOST_SPANS) this.speech.shift();
+        this.#changed(this.speech.at(-1).start);
         break;
       case "speech_stopped":
         if (this.speech.at(-1)?.end === null) this.speech.at(-1).end = this.samples(event.at_s);
+        this.#changed(this.samples(event.at_s));
         break;
-      case "partial":
-        this.partial = { stable: event.stable, unstable: event.unstable, words: this.#words(event.words) };
-        this.#mute();
+      case "partial": {
+        // the last words, those of the unstable text, may still change
+        const certain = event.words.length - (event.unstable ? event.unstable.split(" ").length : 0);
+        this.partial = { stable: event.stable, unstable: event.unstable, words: this.#words(event.words, certain) };
         break;
+      }
       case "speaker":
         this.#speaker(event);
         break;
@@ -80,25 +104,26 @@ export class Timeline {
     this.probabilities.skipTo(first, -1); // -1: nothing is known
     for (const p of event.probabilities) this.probabilities.values[this.probabilities.next()] = p;
     this.heard = this.samples(event.start_s) + event.probabilities.length * hop;
+    this.#changed(first * hop);
   }
 
-  #words(words) {
-    return words.map((word) => ({
-      text: word.text,
-      start: this.samples(word.start_s),
-      end: this.samples(word.end_s),
-      confidence: word.confidence,
-      stable: true,
-    }));
-  }
-
-  // The last words, those of the unstable text, may still change.
-  #mute() {
-    const { words, unstable } = this.partial;
-    const count = unstable ? unstable.split(" ").length : 0;
-    words.forEach((word, n) => {
-      word.stable = n < words.length - count;
+  // Words that are as they were before stay the same objects, so that a view finds again what it noted on them.
+  #words(words, certain) {
+    const before = this.partial?.words ?? [];
+    let changed = Infinity;
+    const now = words.map((word, n) => {
+      const [start, end, stable] = [this.samples(word.start_s), this.samples(word.end_s), n < certain];
+      const old = before[n];
+      const same = old?.text === word.text && old.start === start;
+      if (!same || old.end !== end || old.stable !== stable || Math.abs(old.confidence - word.confidence) > SEEN) {
+        changed = Math.min(changed, start, old?.start ?? Infinity);
+      }
+      const kept = same ? old : { text: word.text, start };
+      return Object.assign(kept, { end, confidence: word.confidence, stable });
     });
+    if (before.length > now.length) changed = Math.min(changed, before[now.length].start);
+    if (changed < Infinity) this.#changed(changed);
+    return now;
   }
 
   #speaker(event) {
@@ -110,6 +135,7 @@ export class Timeline {
     };
     this.speakers.push(span);
     if (this.speakers.length > MOST_SPANS) this.speakers.shift();
+    this.#changed(span.start);
     for (const final of this.finals.slice(-5)) {
       if (span.start < final.end && span.end > final.start) final.speaker = span.speaker;
     }
@@ -119,13 +145,14 @@ export class Timeline {
     const [start, end] = [this.samples(event.start_s), this.samples(event.end_s)];
     const speaker = this.speakers.findLast((span) => span.start < end && span.end > start)?.speaker ?? null;
     this.count += 1;
-    const final = { id: this.count, text: event.text, start, end, reason: event.reason, speaker, words: this.#words(event.words) };
+    const final = { id: this.count, text: event.text, start, end, reason: event.reason, speaker, words: this.#words(event.words, Infinity) };
     this.finals.push(final);
     if (this.finals.length > MOST_FINALS) {
       this.finals.shift();
       this.forgotten += 1;
     }
     this.partial = null;
+    this.#changed(end);
     return final;
   }
 

@@ -2,67 +2,71 @@
 // few rows; a word keeps its row while it moves along.
 
 import { RATE } from "./rings.js";
+import { theme } from "./theme.js";
 
 const GAP = 7; // pixels between two words of a row
 const BAR = 3; // height of the bar that shows confidence
+const SIZE = 15; // of letters, in pixels
 export const DOUBTFUL = 0.5; // confidence below which a word gets a question mark
+
+const label = (word) => (word.confidence < DOUBTFUL ? `${word.text}?` : word.text);
 
 export class WordRows {
   constructor(rows) {
     this.count = rows;
     this.version = 0;
-    this.pixels = 1;
+    this.scale = 1;
     this.widths = new Map(); // of texts, in pixels
+    this.ruler = document.createElement("canvas").getContext("2d"); // measures texts
+    this.free = new Float64Array(rows);
   }
 
-  // pixels: of a sample. Rows are chosen anew.
-  reset(pixels) {
-    this.pixels = pixels;
+  // scale: pixels of a sample. Rows are chosen anew.
+  reset(scale) {
+    this.scale = scale;
     this.version += 1;
+    this.widths.clear();
   }
 
-  #width(pen, text) {
-    let width = this.widths.get(text);
+  // Width of a text in the pen's font.
+  measure(pen, text) {
+    const name = `${pen.font} ${text}`;
+    let width = this.widths.get(name);
     if (width === undefined) {
       if (this.widths.size > 2000) this.widths.clear();
       width = pen.measureText(text).width;
-      this.widths.set(text, width);
+      this.widths.set(name, width);
     }
     return width;
   }
 
   // Gives each word without a row the first one that is free where it begins, else the one that is free soonest.
-  #assign(pen, words) {
-    const free = new Array(this.count).fill(-Infinity);
-    for (const word of words) {
+  arrange(words) {
+    this.ruler.font = `${SIZE}px ${theme().font}`;
+    this.free.fill(-Infinity);
+    for (const word of [...words].sort((a, b) => a.start - b.start)) {
       if (word.layout !== this.version) {
         word.layout = this.version;
-        word.row = free.findIndex((end) => end <= word.start);
-        if (word.row < 0) word.row = free.indexOf(Math.min(...free));
+        word.row = this.free.findIndex((end) => end <= word.start);
+        if (word.row < 0) word.row = this.free.indexOf(Math.min(...this.free));
       }
-      const wide = (this.#width(pen, word.label) + GAP) / this.pixels;
-      free[word.row] = Math.max(free[word.row], word.start + wide, word.end);
+      const wide = (this.measure(this.ruler, label(word)) + GAP) / this.scale;
+      this.free[word.row] = Math.max(this.free[word.row], word.start + wide, word.end);
     }
   }
 
-  // words: those in view. x: pixel of a sample. area: {top, row} in pixels.
-  draw(pen, colours, words, x, area) {
-    const font = colours.font;
-    pen.font = `15px ${font}`;
-    const ordered = [];
+  // words: arranged ones. left: pixel of the axis from which on something is painted. area: {top, row} in pixels.
+  draw(pen, colours, words, left, area) {
+    const upright = `${SIZE}px ${colours.font}`;
     for (const word of words) {
-      word.label ??= word.confidence < DOUBTFUL ? `${word.text}?` : word.text;
-      ordered.push(word);
-    }
-    ordered.sort((a, b) => a.start - b.start);
-    this.#assign(pen, ordered);
-    for (const word of ordered) {
-      const top = area.top + word.row * area.row;
-      const [left, right] = [x(word.start), x(word.end)];
-      this.#bar(pen, colours, word, left, right, top);
-      pen.font = word.stable ? `15px ${font}` : `italic 15px ${font}`;
+      const text = label(word);
+      const at = word.start * this.scale;
+      pen.font = word.stable ? upright : `italic ${upright}`;
+      if (Math.max(word.end * this.scale, at + this.measure(pen, text) + 4) < left) continue;
+      const top = area.top + (word.row ?? 0) * area.row;
+      this.#bar(pen, colours, word, at, word.end * this.scale, top);
       pen.fillStyle = word.stable ? colours.ink : colours.muted;
-      pen.fillText(word.label, left, top + 14);
+      pen.fillText(text, at, top + 14);
     }
   }
 

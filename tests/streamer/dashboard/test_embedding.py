@@ -51,9 +51,12 @@ def test_a_lane_in_ones_own_page(address, chromium):
     # the picture is drawn: more than its background
     colours = page.evaluate(
         """() => {
-          const canvas = document.querySelector('canvas');
-          const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-          return new Set(new Uint32Array(data.buffer)).size;
+          const seen = new Set();
+          for (const canvas of document.querySelectorAll('canvas')) {
+            const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+            for (const colour of new Uint32Array(data.buffer)) seen.add(colour);
+          }
+          return seen.size;
         }"""
     )
     assert colours > 20

@@ -28,8 +28,14 @@ LOOK = """() => {
   const [panel] = wavlmLive.panels;
   const { lane, view } = panel;
   view.frame(performance.now());
-  const pen = view.canvas.getContext('2d');
-  const rows = (top) => Array.from(pen.getImageData(0, top, view.canvas.width, 1).data);
+  // the tiles, side by side as the strip shows them
+  const { tiles } = view;
+  const shown = document.createElement('canvas');
+  shown.width = view.width;
+  shown.height = tiles.all[0].canvas.height;
+  const pen = shown.getContext('2d');
+  for (const tile of tiles.all) pen.drawImage(tile.canvas, tile.left - tiles.moved, 0);
+  const rows = (top) => Array.from(pen.getImageData(0, top, shown.width, 1).data);
   return {
     sound: Array.from(lane.sound.read(0, lane.sound.total)),
     speech: lane.timeline.speech,
