@@ -90,6 +90,10 @@ class BatchedStream:
         """What the slot is to be filled with when it is there."""
         self.due_s = self.paced_s
         """When the newest sound that was pushed into the plan was there."""
+        self.busy_s = 0.0
+        """Its share of the time that steps took."""
+        self.latency_s = 0.0
+        """From the last sample of the newest chunk, at the pace of speech, to its events."""
 
     # For any thread --------------------------------------------------------------------------------------
 

@@ -251,12 +251,15 @@ class BatcherWork:
             due_s = stream.due_s
             self._follow(stream, step)
             if commit:
+                stream.latency_s = max(0.0, self.clock() - due_s)
                 with self.lock:
-                    self.tally.latency_s.add(max(0.0, self.clock() - due_s))
+                    self.tally.latency_s.add(stream.latency_s)
                 late_s = max(late_s, self.clock() - due_s - group.chunk_s)
         now_s = self.clock()
         cost = group.cost if commit else group.look_cost
         cost.learn(len(streams), now_s - start_s)
+        for stream in streams:
+            stream.busy_s += (now_s - start_s) / len(streams)
         with self.lock:
             self.tally.step(now_s, now_s - start_s, len(streams), commit)
             if commit:

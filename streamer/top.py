@@ -1,4 +1,4 @@
-"""`wavlm-live top URL`: a server's sessions, load and delays, live in the terminal, from its /metrics."""
+"""`wavlm-live top URL`: a server's load, delays and sessions, live, from its /metrics and /v1/sessions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from .interrupts import Interruption
 from .live_view import clock_of
 from .options import UsageError
 from .terminal import Terminal
+from .top_sessions import Sessions, ask_sessions, plain_sessions, session_lines
 
 TIMEOUT_S = 5.0
 LARGEST_BYTES = 4 << 20
 _LINE = re.compile(r"([a-zA-Z_:][\w:]*)(\{[^}]*\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
+TWO_COLUMNS = 100
+"""Cells from which on figures stand in two columns if the sessions need the room."""
+FEWEST_ROWS = 4
+"""Lines of sessions that are shown on a low screen, at the cost of the last figures."""
 _SPARKS = "▁▂▃▄▅▆▇█"
 _PREFIX = "wavlm_live_"
 
@@ -127,15 +132,18 @@ def top(request: TopRequest, terminal: Terminal, interruption: Interruption) -> 
         ServerSilent: the first look failed; later ones are shown and tried again.
     """
     url = metrics_url(request.url)
+    sessions_url = f"{url.removesuffix('/metrics')}/v1/sessions"
     history: deque[Figures] = deque([ask(url, request.key)], maxlen=60)
+    sessions = ask_sessions(sessions_url, request.key)
     silent = ""
     rounds = 0
     while interruption.signal is None:
         if terminal.live:
-            lines = screen(history, silent, url, terminal.width - 1, terminal.fancy)
-            terminal.draw(lines[: max(1, terminal.height - 1)])  # what is higher than the screen cannot be redrawn
+            # what is higher than the screen cannot be redrawn
+            terminal.draw(_picture(history, sessions, silent, url, terminal, terminal.height - 1))
         else:
-            terminal.results().write(f"{silent or plain_line(history)}\n")
+            for line in [silent] if silent else [plain_line(history), *plain_sessions(sessions)]:
+                terminal.results().write(line + "\n")
         rounds += 1
         if request.rounds is not None and rounds >= request.rounds:
             break
@@ -143,15 +151,49 @@ def top(request: TopRequest, terminal: Terminal, interruption: Interruption) -> 
             break
         try:
             history.append(ask(url, request.key))
+            sessions = ask_sessions(sessions_url, request.key)
             silent = ""
         except ServerSilent as error:
             silent = str(error)
     if terminal.live:
-        lines = screen(history, silent, url, terminal.width - 1, terminal.fancy)
+        lines = _picture(history, sessions, silent, url, terminal, 1000)
         terminal.erase()
         for line in lines:
-            terminal.results().write(line.plain + "\n")
+            terminal.results().write(line.plain.rstrip() + "\n")
     return 0
+
+
+def _picture(
+    history: deque[Figures], sessions: Sessions, silent: str, url: str, terminal: Terminal, height: int
+) -> list[Text]:
+    """Figures, and the sessions below them: some of each where the screen is low."""
+    width = terminal.width - 1
+    figures = screen(history, silent, url, width, terminal.fancy)
+    wanted = 1 + len(sessions.rows) if sessions.rows else bool(sessions.unseen)
+    room = max(1, height - (len(figures) + 1 if wanted else 0))
+    if wanted and width >= TWO_COLUMNS and room < wanted:
+        figures = _side_by_side(figures, width)
+        room = max(1, height - len(figures) - 1)
+    if wanted and room < min(wanted, FEWEST_ROWS):
+        room = min(wanted, FEWEST_ROWS, max(1, height - 3))
+        figures = figures[: max(1, height - room - 1)]
+    below = session_lines(sessions, width, room, terminal.fancy) if wanted else []
+    return [*figures, *([Text("")] if below else []), *below][: max(1, height)]
+
+
+def _side_by_side(lines: list[Text], width: int) -> list[Text]:
+    """The heading, then the other lines in two columns."""
+    head, rest = lines[0], [line for line in lines[1:] if line.plain.strip()]
+    half = -(-len(rest) // 2)
+    left_width = width // 2
+    joined = [head]
+    for n in range(half):
+        left = rest[n].copy()
+        left.truncate(left_width - 1, overflow="crop", pad=True)
+        right = rest[n + half].copy() if n + half < len(rest) else Text("")
+        right.truncate(width - left_width, overflow="crop")
+        joined.append(Text.assemble(left, " ", right))
+    return joined
 
 
 def _rest(seconds: float, interruption: Interruption, sleep: Callable[[float], None] = time.sleep) -> bool:

@@ -38,7 +38,7 @@ def register(
         plain: options.Plain = False,
         verbose: options.Verbose = False,
     ) -> int:
-        """Show a server's sessions, load and delays, live, until Ctrl+C."""
+        """Show a server's load and delays, and a row for each session, live, until Ctrl+C."""
         from .top import TopRequest
         from .top import top as run
 

@@ -11,11 +11,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ..events import to_seconds
 from ..web import Pages
+from .app_access import address_of
+from .keys import credential_of
+from .live_stream import LiveStream
 from .service import Service
 from .watching import OPERATOR, WatchRequest, may_watch
 
 POLICY, LATER = 1008, 1013
+NOT_OPERATOR = f"looking on needs the key of an operator; the server's owner makes one with `wavlm-live key {OPERATOR}`"
 
 
 OriginRule = Callable[[Service, HTTPConnection], bool]
@@ -43,12 +48,44 @@ def dashboard(service: Service, origin_allowed: OriginRule) -> list[BaseRoute]:
         contexts = {name: str(context) for name, context in recogniser.contexts.items()}
         return JSONResponse({"model": recogniser.name, "contexts": contexts})
 
+    async def sessions(request: Request) -> Response:
+        if not origin_allowed(service, request):
+            return JSONResponse({"error": {"code": "origin", "message": "this web page may not use the server"}}, 403)
+        credential = credential_of(request.headers.items(), dict(request.query_params))
+        operator = may_watch(service.admit(credential, address_of(request)))
+        if not operator and not service.settings.is_loopback:
+            service.metrics.refused.labels("unauthorized").inc()
+            return JSONResponse({"error": {"code": "unauthorized", "message": NOT_OPERATOR}}, 401)
+        with_text = operator or service.settings.log_text
+        rows = [_row(service, live, connected, with_text) for live, connected in service.all_streams()]
+        return JSONResponse({"text": with_text, "sessions": rows})
+
     return [
         Route("/", page, methods=["GET"]),
         Route("/web/{name}", page, methods=["GET"]),
         Route("/v1/dashboard", offer, methods=["GET"]),
+        Route("/v1/sessions", sessions, methods=["GET"]),
         WebSocketRoute("/v1/watch", _watch(service, origin_allowed)),
     ]
+
+
+def _row(service: Service, live: LiveStream, connected: bool, with_text: bool) -> dict[str, object]:
+    """A session as operators see it: nothing by which its stream could be taken over."""
+    sight = service.watchers.sight(live.token)
+    latency_s, factor = live.figures
+    row: dict[str, object] = {
+        "id": sight.id if sight else "",
+        "protocol": sight.protocol if sight else "",
+        "age_s": round(sight.age_s, 1) if sight else 0.0,
+        "connected": connected,
+        "context": live.ready.context,
+        "heard_s": round(to_seconds(live.samples_fed - live.queued_samples), 2),
+        "waiting_s": round(to_seconds(live.queued_samples), 2),
+        "latency_ms": round(1000 * latency_s),
+        "realtime_factor": round(factor, 4),
+        "speaking": bool(sight and sight.speaking),
+    }
+    return row | {"text": sight.text} if with_text and sight else row
 
 
 def _watch(service: Service, origin_allowed: OriginRule) -> Callable:
@@ -79,8 +116,7 @@ async def _request(service: Service, socket: WebSocket) -> WatchRequest | None:
     if may_watch(service.admit(request.key, address)):
         return request
     service.metrics.refused.labels("unauthorized").inc()
-    message = f"looking on needs the key of an operator; the server's owner makes one with `wavlm-live key {OPERATOR}`"
-    await _refuse(socket, "unauthorized", message)
+    await _refuse(socket, "unauthorized", NOT_OPERATOR)
     return None
 
 

@@ -127,6 +127,17 @@ class LiveStream:
         """Samples that wait for the model."""
         return self._stream.queued_samples
 
+    @property
+    def number(self) -> int:
+        """Counts up with each stream of the server."""
+        return self._stream.number
+
+    @property
+    def figures(self) -> tuple[float, float]:
+        """Latency of the newest chunk in seconds, and seconds of computing for a second of sound."""
+        heard = self._stream.samples_taken - self._stream.queued_samples
+        return self._stream.latency_s, self._stream.busy_s * SAMPLE_RATE / heard if heard > 0 else 0.0
+
     async def feed(self, data: bytes, queue_s: float | None = None) -> None:
         """Take encoded sound; waits while the model or the reader is behind.
 

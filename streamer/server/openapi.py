@@ -55,6 +55,21 @@ _TRANSCRIPT: dict[str, Any] = {
         "text/event-stream": {"schema": {"type": "string"}},
     },
 }
+_NUMBERS = ("age_s", "heard_s", "waiting_s", "latency_ms", "realtime_factor")
+_SESSION = {
+    "type": "object",
+    "required": ["id", "protocol", "connected", "context", "speaking", *_NUMBERS],
+    "properties": {
+        **{name: {"type": "string"} for name in ("id", "protocol", "context", "text")},
+        **{name: {"type": "number"} for name in _NUMBERS},
+        **{name: {"type": "boolean"} for name in ("connected", "speaking")},
+    },
+}
+_SESSIONS = {
+    "type": "object",
+    "required": ["text", "sessions"],
+    "properties": {"text": {"type": "boolean"}, "sessions": {"type": "array", "items": _SESSION}},
+}
 DESCRIPTION: dict[str, Any] = {
     "openapi": "3.1.0",
     "info": {"title": "wavlm-live", "version": "1"},
@@ -83,6 +98,12 @@ DESCRIPTION: dict[str, Any] = {
                     "200": _answer("ready", {"type": "object", "required": ["state"]}),
                     "503": _answer("full or stopping", {"type": "object", "required": ["state"]}),
                 }
+            }
+        },
+        "/v1/sessions": {
+            "get": {
+                "summary": "The open sessions, for operators",
+                "responses": {"200": _answer("sessions", _SESSIONS), "401": _REFUSALS["401"], "403": _REFUSALS["403"]},
             }
         },
         "/metrics": {"get": {"responses": {"200": _plain("figures"), "401": _REFUSALS["401"]}}},

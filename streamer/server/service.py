@@ -111,6 +111,14 @@ class Service:
         logger.info("stream given up", extra={"session": token[:8]})
         self.drop(live)
 
+    # Who is here -----------------------------------------------------------------------------------------
+
+    def all_streams(self) -> list[tuple[LiveStream, bool]]:
+        """Every stream of a client, the oldest first, and whether it has a connection."""
+        open_ones = [(live, True) for live, _ in self.streams.values()]
+        held = [(live, False) for live, _, _ in self._held.values()]
+        return sorted(open_ones + held, key=lambda pair: pair[0].number)
+
     # Stopping --------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:

@@ -1,15 +1,18 @@
 """Looking on: what every session of a server hears and says, for an operator's dashboard.
 
-Nobody's sound is passed on: an operator sees the outline of the waveform, 100 peaks a second, and the events. Without
-an operator who looks on, this costs nothing but a comparison.
+An operator sees pictures of the sound, not the sound: 100 times a second the lowest and highest sample and the
+loudness of 56 bands; and the events. Without an operator who looks on, this costs nothing but a comparison.
 
 Messages, as JSON: `session` (id, protocol, threshold) for each that is open and each that begins, `sound` (id,
-start_samples, peaks: lowest and highest sample of each 10 ms, in turn), `event` (id, event), `session_ended` (id).
+start_samples, peaks: lowest and highest sample of each 10 ms, in turn, bands: see `sound_pictures`), `event` (id,
+event), `session_ended` (id).
 """
 
 from __future__ import annotations
 
+import base64
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +21,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..events import Event, to_wire
+from ..events import Event, Final, Partial, SpeechStarted, SpeechStopped, to_wire
+from .sound_pictures import HOP_SAMPLES, WINDOW_SAMPLES, bands_of, peaks_of
 
-PEAK_SAMPLES = 160
 MESSAGE_SAMPLES = 1600
 """Sound from one `sound` message to the next."""
 MOST_WATCHERS = 8
@@ -73,6 +76,23 @@ class _Watched:
     start_samples: int = 0  # of the sound that waits for its message
     waiting: list[np.ndarray] = field(default_factory=list)
     waiting_samples: int = 0
+    before: np.ndarray = field(default_factory=lambda: np.zeros(WINDOW_SAMPLES - HOP_SAMPLES, np.float32))
+    """The sound before what waits: the windows of its spectrogram begin there."""
+    began_s: float = field(default_factory=time.monotonic)
+    speaking: bool = False
+    text: str = ""
+    """What was said last."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is known of a session without its stream."""
+
+    id: str
+    protocol: str
+    age_s: float
+    speaking: bool
+    text: str
 
 
 class Watchers:
@@ -98,6 +118,7 @@ class Watchers:
         if not self._watchers:
             for session in self._sessions.values():
                 session.waiting, session.waiting_samples = [], 0
+                session.before = np.zeros_like(session.before)
 
     def began(self, token: str, protocol: str, threshold: float) -> None:
         """A stream is open.
@@ -112,6 +133,14 @@ class Watchers:
             self._sessions[token] = session
             self._tell("session", session.id, **session.about)
 
+    def sight(self, token: str) -> Sight | None:
+        """What an operator may know of a stream now."""
+        session = self._sessions.get(token)
+        if session is None:
+            return None
+        age_s = time.monotonic() - session.began_s
+        return Sight(session.id, session.about["protocol"], age_s, session.speaking, session.text)
+
     def ended(self, token: str) -> None:
         """The stream is over."""
         session = self._sessions.pop(token, None)
@@ -121,7 +150,13 @@ class Watchers:
     def event(self, token: str, event: Event) -> None:
         """The stream gave an event."""
         session = self._sessions.get(token)
-        if self._watchers and session is not None:
+        if session is None:
+            return
+        if isinstance(event, Partial | Final):
+            session.text = event.text or session.text
+        elif isinstance(event, SpeechStarted | SpeechStopped):
+            session.speaking = isinstance(event, SpeechStarted)
+        if self._watchers:
             self._tell("event", session.id, event=to_wire(event))
 
     def sound(self, token: str, start_samples: int, samples: np.ndarray) -> None:
@@ -142,9 +177,11 @@ class Watchers:
         if session.waiting_samples < MESSAGE_SAMPLES:
             return
         joined = np.concatenate(session.waiting)
-        whole = len(joined) - len(joined) % PEAK_SAMPLES
-        rest = joined[whole:]
-        self._tell("sound", session.id, start_samples=session.start_samples, peaks=peaks_of(joined[:whole]))
+        whole = len(joined) - len(joined) % HOP_SAMPLES
+        heard, rest = joined[:whole], joined[whole:]
+        bands = base64.b64encode(bands_of(np.concatenate([session.before, heard])).tobytes()).decode()
+        self._tell("sound", session.id, start_samples=session.start_samples, peaks=peaks_of(heard), bands=bands)
+        session.before = heard[-len(session.before) :]
         session.start_samples += whole
         session.waiting, session.waiting_samples = [rest] if len(rest) else [], len(rest)
 
@@ -153,16 +190,6 @@ class Watchers:
             message = _text(kind, id, **rest)
             for watcher in self._watchers:
                 watcher.put(message)
-
-
-def peaks_of(samples: np.ndarray) -> list[float]:
-    """The lowest and the highest sample of each 10 ms, in turn.
-
-    Args:
-        samples: `[n * 160]`.
-    """
-    rows = samples.reshape(-1, PEAK_SAMPLES)
-    return np.stack([rows.min(axis=1), rows.max(axis=1)], axis=1).ravel().astype(float).round(3).tolist()
 
 
 def _text(kind: str, id: str, **rest: Any) -> str:

@@ -1,13 +1,15 @@
 // The operator's view: every session of the server as a lane, over /v1/watch, which asks for a key that may watch.
 //
-// The feed carries what sessions heard as peaks of the waveform and as events; sound itself is not passed on.
+// The feed carries pictures of what sessions heard (peaks of the waveform, columns of the spectrogram) and their events;
+// sound itself is not passed on.
 
-import { HOP, Spectrum } from "./spectrum.js";
+import { BANDS, HOP, Spectrum } from "./spectrum.js";
 import { RATE } from "./rings.js";
 import { describe } from "./states.js";
 import { Timeline } from "./timeline.js";
 
 const DRAWN_S = 60;
+const BEHIND = 2400; // samples by which the picture is late: messages come every 100 ms
 
 // A session of somebody else, as far as it can be seen.
 export class WatchedLane extends EventTarget {
@@ -19,6 +21,7 @@ export class WatchedLane extends EventTarget {
     this.spectrum = new Spectrum(DRAWN_S);
     this.timeline = new Timeline();
     this.sound = { total: 0, oldest: 0 };
+    this.behind = BEHIND;
     this.level = -120;
     this.dropped = 0;
     this.threshold = session.threshold ?? 0.5;
@@ -40,18 +43,21 @@ export class WatchedLane extends EventTarget {
   }
 
   // peaks: lowest and highest sample of each 10 ms from `first` on, from -1 to 1, one after the other.
-  peaks(first, peaks) {
+  // bands: columns of the spectrogram of the same 10 ms, as bytes in base64.
+  heard(first, peaks, bands) {
     const { peaks: ring, columns } = this.spectrum;
     const row = Math.floor(first / HOP);
     ring.skipTo(row, 0);
     columns.skipTo(row, 0);
+    const loudness = atob(bands);
     let loudest = 0;
-    for (let n = 0; n + 1 < peaks.length; n += 2) {
+    for (let n = 0; n < peaks.length / 2; n += 1) {
       const at = ring.next();
-      ring.values[at] = Math.round(peaks[n] * 32767);
-      ring.values[at + 1] = Math.round(peaks[n + 1] * 32767);
-      columns.values.fill(0, columns.next(), columns.at(columns.total - 1) + columns.width);
-      loudest = Math.max(loudest, -peaks[n], peaks[n + 1]);
+      ring.values[at] = Math.round(peaks[2 * n] * 32767);
+      ring.values[at + 1] = Math.round(peaks[2 * n + 1] * 32767);
+      const column = columns.next();
+      for (let band = 0; band < BANDS; band += 1) columns.values[column + band] = loudness.charCodeAt(BANDS * n + band);
+      loudest = Math.max(loudest, -peaks[2 * n], peaks[2 * n + 1]);
     }
     this.level = Math.max(loudest > 0 ? 20 * Math.log10(loudest) : -120, this.level - 4);
     this.sound.total = ring.total * HOP;
@@ -96,7 +102,7 @@ export class Watch {
       lane?.say("ended");
       if (lane) this.onEnd(lane);
     } else if (message.type === "sound") {
-      this.lanes.get(message.id)?.peaks(message.start_samples, message.peaks);
+      this.lanes.get(message.id)?.heard(message.start_samples, message.peaks, message.bands);
     } else if (message.type === "event") {
       this.lanes.get(message.id)?.take(message.event);
     }
