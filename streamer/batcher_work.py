@@ -98,6 +98,7 @@ class BatcherWork:
             if step is not None:
                 stream.session.plan.give(step)
             self._advance(stream)
+            stream.note_decided()
         except Exception as error:
             logger.exception("stream %d failed", stream.number)
             self.end(stream, self.resumable(stream, "internal", f"the server failed on this stream: {error}"))
@@ -115,6 +116,7 @@ class BatcherWork:
             need = plan.need()
             self._deliver(stream, plan.take())
             if plan.over:
+                stream.note_decided()
                 self.end(stream, None)
             elif need is not None and not need.droppable:
                 stream.group.due.add(stream)
@@ -184,9 +186,9 @@ class BatcherWork:
         return SavedStream.of(self.recogniser, stream.session, stream.group.slots.read(stream.encoder))
 
     def _deliver(self, stream: BatchedStream, events: list[Event]) -> None:
-        stream.note_decided()
         if not events:
             return
+        stream.note_decided()  # whoever is told may ask
         try:
             stream.on_events(events)
         except Exception:

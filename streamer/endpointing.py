@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from ..model.errors import ConfigurationError
@@ -70,27 +71,27 @@ class EndpointRules:
     def _frames(self, ms: float) -> int:
         return max(1, round(ms / self.frame_ms))
 
-    @property
+    @cached_property
     def silence_frames(self) -> int:
         """`silence_ms` in frames."""
         return self._frames(self.silence_ms)
 
-    @property
+    @cached_property
     def blank_frames(self) -> int:
         """`blank_ms`, or `silence_ms` if longer, in frames."""
         return self._frames(max(self.blank_ms, self.silence_ms))
 
-    @property
+    @cached_property
     def no_speech_frames(self) -> int:
         """`no_speech_ms` in frames."""
         return self._frames(self.no_speech_ms)
 
-    @property
+    @cached_property
     def max_segment_frames(self) -> int:
         """`max_segment_s` in frames."""
         return self._frames(self.max_segment_s * 1000)
 
-    @property
+    @cached_property
     def min_segment_frames(self) -> int:
         """`min_segment_s` in frames."""
         return self._frames(self.min_segment_s * 1000)

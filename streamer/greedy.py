@@ -92,7 +92,7 @@ class GreedyDecoder:
         """
         self.alphabet.check(logprobs)
         ids = logprobs.argmax(axis=1)
-        best = np.take_along_axis(logprobs, ids[:, None], axis=1)[:, 0].astype(np.float64)
+        best = logprobs.max(axis=1).astype(np.float64)
         for index, score in zip(ids.tolist(), best.tolist(), strict=True):
             self._read(index, score)
 

@@ -294,6 +294,8 @@ class Segmenter:
 
     def _visible(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words without what a flush gave out, and within the sound."""
+        if self._said is None and self.limit_samples is None:
+            return words
         before: tuple[Word | None, ...] = (None, *words)
         shown = [left for last, word in zip(before, words, strict=False) if (left := self._unsaid(word, last))]
         limit = self.limit_samples
