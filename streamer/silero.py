@@ -81,16 +81,28 @@ class SileroNetwork:
         Returns:
             The probability that somebody speaks in it, 0 to 1, and the state after it.
         """
-        spectrum = window[_PLACES] @ self._basis  # [4, 258]: real parts, then imaginary parts
-        x = np.sqrt(np.square(spectrum[:, :129]) + np.square(spectrum[:, 129:]))
+        return self.follow(self.features(window[None])[0], state)
+
+    def features(self, windows: np.ndarray) -> np.ndarray:
+        """All but the memory: what each window has in it, float32 `[windows, 512]` -> `[windows, 128]`.
+
+        Products are made window by window within one call of numpy, so a window gives the same numbers, to the last
+        bit, alone and among others.
+        """
+        spectrum = windows.take(_PLACES, axis=1) @ self._basis  # [windows, 4, 258]: real parts, then imaginary parts
+        x = np.sqrt(np.square(spectrum[..., :129]) + np.square(spectrum[..., 129:]))
         for weight, bias, stride in self._layers:
-            frames, channels = x.shape
-            wide = np.zeros((frames + 2, channels), np.float32)
-            wide[1:-1] = x
+            count, frames, channels = x.shape
+            wide = np.zeros((count, frames + 2, channels), np.float32)
+            wide[:, 1:-1] = x
             # a row for every place of the kernel: its three frames side by side
-            rows = wide.reshape(-1)[_taps(frames, channels, stride)]
+            rows = wide.reshape(count, -1).take(_taps(frames, channels, stride), axis=1)
             x = np.maximum(rows @ weight + bias, 0.0)
-        gates = np.concatenate([x[0], state.hidden]) @ self._gates + self._gate_bias  # enter, forget, value, leave
+        return x[:, 0]
+
+    def follow(self, features: np.ndarray, state: SileroState) -> tuple[float, SileroState]:
+        """The memory's step, from the `features` of one window, `[128]`; returns what `step` does."""
+        gates = np.concatenate([features, state.hidden]) @ self._gates + self._gate_bias  # enter, forget, value, leave
         opened = 0.5 * np.tanh(0.5 * gates) + 0.5  # the logistic function, without its overflow
         value = np.tanh(gates[2 * _HIDDEN : 3 * _HIDDEN])
         cell = opened[_HIDDEN : 2 * _HIDDEN] * state.cell + opened[:_HIDDEN] * value

