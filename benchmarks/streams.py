@@ -26,11 +26,12 @@ from machine import RESULTS, write
 
 from wavlm_live.model import StreamingContext, WavLMConfig
 from wavlm_live.streamer import SessionSettings, SpeechRules
-from wavlm_live.streamer.admission import BatcherRules, StepCost
+from wavlm_live.streamer.admission import BatcherRules
 from wavlm_live.streamer.batcher import Batcher
 from wavlm_live.streamer.calibration import calibrate
 from wavlm_live.streamer.cpu_choice import adopt, choose_for_cpu
 from wavlm_live.streamer.recogniser import Recogniser
+from wavlm_live.streamer.step_cost import StepCost
 
 BLOCK_SAMPLES = 1600
 

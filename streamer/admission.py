@@ -1,13 +1,11 @@
-"""Who is let in, and how busy the device is: rules, the measured cost of steps, and the share of time they take."""
+"""Who is let in, and how busy the device is: rules, and the share of the time that something takes."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..model.context import FRAME_MS, StreamingContext
 from ..model.errors import ConfigurationError, StreamError, WavLMLiveError
 
 
@@ -74,65 +72,6 @@ class BatcherRules:
 
 ALONE = BatcherRules(most_sessions=1, largest_batch=1, most_load=10.0, late_s=3600.0, queue_s=86_400.0, calibrate=False)
 """For one microphone or file: nobody else is waiting, so nothing is refused or ended."""
-
-
-class StepCost:
-    """What a committing step costs by its number of streams, learnt from the steps as they happen.
-
-    For each power of two of the batch size the time is averaged over the last steps. The cost of a number of streams
-    is read between the two sizes beside it; beyond the largest one measured it grows as from nothing to there, which
-    is too much rather than too little.
-    """
-
-    FRESH = 0.1
-    """Weight of the newest step in the average."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, tuple[float, float]] = {}  # level -> (mean batch, mean seconds)
-
-    @property
-    def known(self) -> bool:
-        """Whether anything was measured."""
-        return bool(self._seconds)
-
-    @property
-    def sizes(self) -> list[float]:
-        """The mean sizes of the batches that were measured, ascending."""
-        return [self._seconds[level][0] for level in sorted(self._seconds)]
-
-    def learn(self, batch: int, seconds: float) -> None:
-        """Take note of a step of `batch` streams."""
-        level = batch.bit_length()
-        known = self._seconds.get(level)
-        if known is None:
-            self._seconds[level] = float(batch), seconds
-        else:
-            # a single slow step, while something else ran, says little
-            seconds = min(seconds, 4 * known[1])
-            share = self.FRESH
-            self._seconds[level] = known[0] + share * (batch - known[0]), known[1] + share * (seconds - known[1])
-
-    def seconds(self, batch: float) -> float:
-        """Expected time of a step of so many streams; 0 where nothing is known yet."""
-        points = [self._seconds[level] for level in sorted(self._seconds)]
-        if not points or batch <= 0:
-            return 0.0
-        if batch <= points[0][0]:
-            return points[0][1]
-        for (low, low_s), (high, high_s) in itertools.pairwise(points):
-            if batch <= high:
-                return low_s + (high_s - low_s) * (batch - low) / max(high - low, 1e-9)
-        return points[-1][1] * batch / points[-1][0]
-
-    def load(self, context: StreamingContext, streams: int, largest_batch: int) -> float:
-        """Share of the time that the committing steps of so many streams take.
-
-        They come together at best, in batches of at most `largest_batch`, once a chunk.
-        """
-        if not streams:
-            return 0.0
-        steps = math.ceil(streams / largest_batch)
-        return steps * self.seconds(streams / steps) / (context.chunk_frames * FRAME_MS / 1000)
 
 
 class LoadMeter:

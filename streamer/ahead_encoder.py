@@ -140,7 +140,7 @@ class Offline:
 
     Args:
         recogniser: whose model computes.
-        settings: how to listen; partial results are left out.
+        settings: how to listen; partial results are left out, and nothing sleeps: all is computed before it is heard.
 
     Raises:
         ConfigurationError: as `Recogniser.open`.
@@ -149,7 +149,7 @@ class Offline:
     def __init__(self, recogniser: Recogniser, settings: SessionSettings) -> None:
         context = settings.context or recogniser.contexts["default"]
         self._encoder = AheadEncoder(recogniser.model, context)
-        self._session = recogniser.open(replace(settings, partial_hop_ms=0), self._encoder)
+        self._session = recogniser.open(replace(settings, partial_hop_ms=0, sleep_after_s=0.0), self._encoder)
         self.ready = self._session.ready
         """The event that opens the stream."""
         self._blocks: list[np.ndarray] = []

@@ -12,6 +12,9 @@ from ..model.errors import ConfigurationError
 BLANK, BORDER, LETTER = 0, 1, 2
 """Kinds of a frame by its best output: nothing or a special token, the word delimiter, text."""
 
+SURELY_NOT = -50.0
+"""Log-probability of what silence that nobody computed does not say."""
+
 
 @dataclass(frozen=True)
 class Alphabet:
@@ -65,6 +68,12 @@ class Alphabet:
         if self.delimiter_id is not None:
             silence = silence + np.exp(logprobs[:, self.delimiter_id])
         return np.clip(1.0 - silence, 0.0, 1.0)
+
+    def silence(self, frames: int) -> np.ndarray:
+        """Log-probabilities of frames that surely say nothing, float32 `[frames, labels]`."""
+        logprobs = np.full((frames, len(self)), SURELY_NOT, np.float32)
+        logprobs[:, self.blank_id] = 0.0
+        return logprobs
 
     def check(self, logprobs: np.ndarray) -> None:
         """Refuse what is no `[frames, labels]` array.

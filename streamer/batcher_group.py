@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..model.context import StreamingContext
-from .admission import StepCost
+from .step_cost import StepCost
 from .stream_slots import StreamSlots
 
 if TYPE_CHECKING:

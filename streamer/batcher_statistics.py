@@ -30,6 +30,8 @@ class BatcherStatistics:
     """Committing steps."""
     chunks: int
     """Chunks of streams in them."""
+    skipped: int
+    """Chunks that were not computed because their streams slept, see `SessionSettings.sleep_after_s`."""
     provisional_steps: int
     provisional: int
     """Provisional passes of streams that were computed."""
@@ -67,6 +69,7 @@ class Tally:
     def __init__(self) -> None:
         self.opened = self.refused = self.finished = self.ended_overloaded = self.ended_failed = 0
         self.steps = self.chunks = self.provisional_steps = self.provisional = self.provisional_dropped = 0
+        self.skipped = 0
         self.batch_largest = 0
         self.samples = 0
         self.busy_s = 0.0
@@ -111,6 +114,7 @@ class Tally:
             queued_s=queued_samples / SAMPLE_RATE,
             steps=self.steps,
             chunks=self.chunks,
+            skipped=self.skipped,
             provisional_steps=self.provisional_steps,
             provisional=self.provisional,
             provisional_dropped=self.provisional_dropped,

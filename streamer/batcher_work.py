@@ -114,6 +114,9 @@ class BatcherWork:
         plan = stream.session.plan
         while not stream.ended:
             need = plan.need()
+            if skipped := plan.take_skipped():
+                with self.lock:
+                    self.tally.skipped += skipped
             self._deliver(stream, plan.take())
             if plan.over:
                 stream.note_decided()
@@ -259,7 +262,7 @@ class BatcherWork:
                 late_s = max(late_s, self.clock() - due_s - group.chunk_s)
         now_s = self.clock()
         cost = group.cost if commit else group.look_cost
-        cost.learn(len(streams), now_s - start_s)
+        cost.learn(len(streams), now_s - start_s, now_s)
         for stream in streams:
             stream.busy_s += (now_s - start_s) / len(streams)
         with self.lock:

@@ -43,6 +43,7 @@ class Chunker:
         hop_samples: int = 320,
         receptive_samples: int = 400,
     ) -> None:
+        self.chunk_frames = context.chunk_frames
         self._chunk_samples = context.chunk_frames * hop_samples
         self._next_commit = (context.step_frames - 1) * hop_samples + receptive_samples
         self._hop = partial_hop_samples

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, voice_options
 from .interrupts import Interruption
 from .terminal import Terminal
 
@@ -88,6 +88,7 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
         silence_ms: options.SilenceMs = 800,
         max_segment_s: options.MaxSegmentS = 20.0,
         partial_hop_ms: options.PartialHopMs = 100,
+        sleep_after_s: voice_options.SleepAfterS = 0.0,
         threads: options.Threads = None,
         plain: options.Plain = False,
         quiet: options.Quiet = False,
@@ -103,7 +104,7 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
         request = ServeRequest(
             host, port, wyoming_port, api_keys, tls_certificate, tls_key, tuple(allow_origin or ()), open_to_all,
             most_sessions, log_text, json_logs, model, device, threads, context, silence_ms, max_segment_s,
-            partial_hop_ms,
+            partial_hop_ms, sleep_after_s,
         )  # fmt: skip
         return run_server(request, terminal)
 

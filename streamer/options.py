@@ -362,6 +362,7 @@ class Listening:
                 speech=self.pauses.speech(),
                 activity=self.pauses.activity,
                 decoding=decoding,
+                sleep_after_s=self.pauses.sleep_after_s,
             )
             if decoding.lm_path is not None:
                 load_language_model(decoding.lm_path)

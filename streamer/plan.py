@@ -16,6 +16,7 @@ from .chunker import Chunker, Piece
 from .encoder import EncoderStep, EncoderStream
 from .events import Event
 from .segmenter import Segmenter
+from .sleep import Sleep
 
 TAIL_SAMPLES = 4800
 """Silence put behind the last sample: 0.3 s, for the last frame to be whole and the last letter to come out."""
@@ -46,15 +47,20 @@ class Plan:
         encoder: hears the sound; its steps are taken by whoever drives the plan.
         chunker: cuts the sound.
         segmenter: reads the frames.
+        sleep: in long silence; None: never.
     """
 
-    def __init__(self, encoder: EncoderStream, chunker: Chunker, segmenter: Segmenter) -> None:
+    def __init__(
+        self, encoder: EncoderStream, chunker: Chunker, segmenter: Segmenter, sleep: Sleep | None = None
+    ) -> None:
         self.encoder = encoder
         self.over = False
         """The stream has ended and everything was read."""
         self._chunker = chunker
         self._segmenter = segmenter
+        self._sleep = sleep
         self._pieces: deque[Piece] = deque()
+        self._slept: deque[Piece] = deque()  # kept while the stream slept: only the encoder has not heard them
         self._need: StepRequest | None = None
         self._due = False  # a provisional pass is wanted
         self._flush_samples: int | None = None  # what was taken when a flush was asked for
@@ -109,14 +115,17 @@ class Plan:
             assert need.droppable
             self._due = False
         elif need.commit:
-            self._events += self._segmenter.accept(step.logprobs[: step.own_frames])
-            if not self._ending and not any(piece.commit for piece in self._pieces):
-                # The right context was encoded with the chunk: it is a provisional pass that costs nothing.
-                for piece in self._pieces:
-                    self._hear(piece)
-                self._pieces.clear()
+            segmenter = self._segmenter
+            self._events += segmenter.accept(step.logprobs[: step.own_frames])
+            if self._dozes():
                 self._due = False
-                self._events += self._segmenter.partial(step.logprobs[step.own_frames :])
+                self._events += segmenter.partial()
+            elif not self._ending and not any(piece.commit for piece in (*self._slept, *self._pieces)):
+                # The right context was encoded with the chunk: it is a provisional pass that costs nothing.
+                while self._slept or self._pieces:
+                    self._hear_next()
+                self._due = False
+                self._events += segmenter.partial(step.logprobs[step.own_frames :])
         elif need.droppable:
             self._due = False
             self._events += self._segmenter.partial(step.logprobs)
@@ -128,13 +137,24 @@ class Plan:
         events, self._events = self._events, []
         return events
 
+    def take_skipped(self) -> int:
+        """Chunks since the last call that the encoder was spared, because the stream slept."""
+        if self._sleep is None:
+            return 0
+        skipped, self._sleep.skipped_chunks = self._sleep.skipped_chunks, 0
+        return skipped
+
     def _next_need(self) -> StepRequest | None:
-        while self._pieces:
-            piece = self._pieces.popleft()
-            self._hear(piece)
-            self._due |= piece.provisional
-            if piece.commit:
-                return COMMIT
+        while True:
+            if self._ending and not self._pieces and (sleep := self._asleep) is not None:
+                self._slept = sleep.wake()
+            if not self._slept and not self._pieces:
+                break
+            piece = self._hear_next()
+            if piece is not None:
+                self._due |= piece.provisional
+                if piece.commit:
+                    return COMMIT
         waiting = self.encoder.waiting_frames > 0
         if self._ending:
             if waiting:
@@ -144,17 +164,39 @@ class Plan:
             self.over = True
             return None
         if self._flush_samples is not None:
-            if waiting:
+            if waiting and self._asleep is None:
                 return LOOK
             self._flushed(None)
             return None
         self._due &= waiting
         return PROVISIONAL if self._due else None
 
-    def _hear(self, piece: Piece) -> None:
+    def _dozes(self) -> bool:
+        """Whether the stream falls asleep now; what it knows of the voice ends where the chunk was complete."""
+        if self._sleep is None or self._ending or self._slept:
+            return False
+        return self._sleep.doze(self._segmenter.silent_samples, self._segmenter.calm)
+
+    @property
+    def _asleep(self) -> Sleep | None:
+        return self._sleep if self._sleep is not None and self._sleep.asleep else None
+
+    def _hear_next(self) -> Piece | None:
+        """Hear the next piece; None where the stream sleeps, and only the voice detector has heard it."""
+        if self._slept:
+            piece = self._slept.popleft()
+        else:
+            piece = self._pieces.popleft()
+            # here, not when the sound is pushed: what is known of the voice at a commit must not depend on the blocks
+            self._events += self._segmenter.listen(piece.samples)
+            if (sleep := self._asleep) is not None:
+                if sleep.keep(piece):
+                    self._events += self._segmenter.skip(self._chunker.chunk_frames)
+                if sleep.wakes(self._segmenter.silent_samples):
+                    self._slept = sleep.wake()
+                return None
         self.encoder.listen(piece.samples)
-        # here, not when the sound is pushed: what is known of the voice at a commit must not depend on the blocks
-        self._events += self._segmenter.listen(piece.samples)
+        return piece
 
     def _flushed(self, logprobs: np.ndarray | None) -> None:
         assert self._flush_samples is not None

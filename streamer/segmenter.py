@@ -52,21 +52,23 @@ class Segmenter:
         speech: when speech starts and stops.
         activity: also give `Activity` events for all sound.
         looks: how many looks in a row must agree on a partial text; see `SteadyText`.
+        sleeps: the voice detector listens whatever the rules say, for `silent_samples`.
 
     Raises:
         ConfigurationError: the rules want a voice detector that is not there.
     """
 
     def __init__(
-        self, decoder: Decoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False, looks: int = 1
-    ) -> None:
+        self, decoder: Decoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False, looks: int = 1,
+        sleeps: bool = False,
+    ) -> None:  # fmt: skip
         self.decoder = decoder
         self.alphabet = decoder.alphabet
         self.hop_samples = decoder.hop_samples
         self.limit_samples: int | None = None
         """Where the sound ended; words after it are dropped and times are clipped to it. None while it goes on."""
         self._endpointer = Endpointer(endpoint, borders=self.alphabet.delimiter_id is not None)
-        self._voice = StreamVoice(speech, self.hop_samples, activity)
+        self._voice = StreamVoice(speech, self.hop_samples, activity, sleeps)
         self._said: _Said | None = None
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
         self._steady = SteadyText(looks)
@@ -147,6 +149,20 @@ class Segmenter:
             first = last
         self._voice.forget(self.settled_samples)
         return events + self._answered()
+
+    def skip(self, frames: int) -> list[Event]:
+        """Read so many frames of silence that nobody computed; as `accept`."""
+        return self.accept(self.alphabet.silence(frames))
+
+    @property
+    def silent_samples(self) -> int:
+        """See `StreamVoice`."""
+        return self._voice.silent_samples
+
+    @property
+    def calm(self) -> bool:
+        """Every frame that was accepted is decided: no word is open."""
+        return self._said is None and self.decided_samples >= self.decoder.frames * self.hop_samples
 
     def listen(self, samples: np.ndarray) -> list[Event]:
         """Hear the sound of frames to come, for the voice detector.

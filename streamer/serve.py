@@ -38,6 +38,7 @@ class ServeRequest:
     silence_ms: int = 800
     max_segment_s: float = 20.0
     partial_hop_ms: int = 100
+    sleep_after_s: float = 0.0
 
 
 def run_server(request: ServeRequest, terminal: Terminal) -> int:
@@ -90,6 +91,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
             context=recogniser.context(request.context or "default"),
             partial_hop_ms=request.partial_hop_ms,
             endpoint=EndpointRules(silence_ms=request.silence_ms, max_segment_s=request.max_segment_s),
+            sleep_after_s=request.sleep_after_s,
         )
     terminal.erase()
 

@@ -18,6 +18,7 @@ from .events import SAMPLE_RATE, Event, Marker, Ready
 from .language_model import LanguageModel
 from .plan import TAIL_SAMPLES, Plan
 from .segmenter import Segmenter
+from .sleep import Sleep
 from .voice_activity import SpeechRules
 
 __all__ = ["TAIL_SAMPLES", "Session", "SessionSettings"]
@@ -46,8 +47,16 @@ class SessionSettings:
     """Also give `Activity` events, with a probability for each frame or window of the detector."""
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     """How frames become text: greedily, or by a beam with a language model and hotwords."""
+    sleep_after_s: float = 0.0
+    """Without a voice for so long, by the independent detector, the stream costs no step of the encoder until somebody
+    speaks; times stay exact. It changes what the encoder has seen, see `sleep`. 0: never."""
 
     def __post_init__(self) -> None:
+        seconds = self.sleep_after_s
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not (seconds == 0 or seconds >= 1):
+            raise ConfigurationError(
+                f"SessionSettings.sleep_after_s is {seconds!r}, expected 0 (never) or at least 1 s"
+            )
         value = self.partial_hop_ms
         if type(value) is not int or not (value == 0 or value >= 10):
             raise ConfigurationError(
@@ -90,9 +99,15 @@ class Session:
         self._decoder = make_decoder(alphabet, self.settings.decoding, hop, language_model)
         settings = self.settings
         self._segmenter = Segmenter(
-            self._decoder, settings.endpoint, settings.speech, settings.activity, settings.decoding.looks
+            self._decoder,
+            settings.endpoint,
+            settings.speech,
+            settings.activity,
+            settings.decoding.looks,
+            settings.sleep_after_s > 0,
         )
-        self.plan = Plan(encoder, self._chunker, self._segmenter)
+        sleep = Sleep(settings.sleep_after_s, context.chunk_frames * hop) if settings.sleep_after_s > 0 else None
+        self.plan = Plan(encoder, self._chunker, self._segmenter, sleep)
         """What the encoder has to do next; whoever called a `begin_...` drives it until nothing is needed."""
         self._taken = 0
         self._finished = False
@@ -225,6 +240,10 @@ class Session:
         old, new = self.settings, self._filled(settings)
         if (new.context or old.context) != old.context:
             raise ConfigurationError("the context of a stream is fixed; open a new stream for another")
+        if new.sleep_after_s != old.sleep_after_s:
+            raise ConfigurationError(
+                "SessionSettings.sleep_after_s of a stream is fixed; open a new stream for another"
+            )
         if replace(new.decoding, hotwords=old.decoding.hotwords) != old.decoding:
             raise ConfigurationError(
                 "of the decoding settings only the hotwords can change within a stream (and only with method "

@@ -10,6 +10,7 @@ import numpy as np
 
 from .events import SAMPLE_RATE, Activity, Event, SpeechStarted, SpeechStopped, Word
 from .silero import WINDOW_SAMPLES
+from .sleep import SIGN_PROBABILITY
 from .voice_activity import SpeechRules, SpeechWatch, VoiceLog
 from .voice_detector import VoiceDetector
 
@@ -29,16 +30,18 @@ class StreamVoice:
         rules: see there.
         hop_samples: samples of a frame.
         activity: give `Activity` events.
+        sleeps: the detector listens even where the rules have no use for it, for `silent_samples`.
 
     Raises:
         ConfigurationError: the rules want a voice detector that is not there.
     """
 
-    def __init__(self, rules: SpeechRules, hop_samples: int, activity: bool) -> None:
+    def __init__(self, rules: SpeechRules, hop_samples: int, activity: bool, sleeps: bool = False) -> None:
         self.rules = rules
         self.activity = activity
         self._hop = hop_samples
-        self._detector = VoiceDetector() if rules.listens else None
+        self._detector = VoiceDetector() if rules.listens or sleeps else None
+        self._sign_samples = 0  # one past the last window with a sign of a voice
         self._log = VoiceLog()
         self._watch = SpeechWatch(rules, WINDOW_SAMPLES if rules.detector == "silero" else hop_samples)
         self._untold: list[float] = []  # probabilities of windows that are in no `Activity` yet
@@ -56,6 +59,11 @@ class StreamVoice:
             return []
         start = self._detector.known_samples
         probabilities = self._detector.push(samples)
+        for n, probability in enumerate(probabilities, start=1):
+            if probability > SIGN_PROBABILITY:
+                self._sign_samples = start + n * WINDOW_SAMPLES
+        if not self.rules.listens:
+            return []
         self._log.append(probabilities)
         if self.rules.detector != "silero":
             return []
@@ -66,6 +74,11 @@ class StreamVoice:
                 events += self._tell(start + n * WINDOW_SAMPLES)
             events += self._changes([probability])
         return events
+
+    @property
+    def silent_samples(self) -> int:
+        """Sound without a sign of a voice, up to the newest that the detector knows; 0 where none listens."""
+        return 0 if self._detector is None else self._detector.known_samples - self._sign_samples
 
     def judge(self, letters: Sequence[float], first_frame: int) -> list[float]:
         """Probabilities of speech for committed frames; none where the independent detector alone decides.
@@ -100,7 +113,7 @@ class StreamVoice:
 
     def frames(self, first: int, count: int) -> list[bool]:
         """Whether a voice is heard in each of these frames; none at all where no detector listens."""
-        if self._detector is None:
+        if not self.rules.listens:
             return []
         hop, enough = self._hop, self.rules.stay_probability
         return [self._log.loudest(f * hop, (f + 1) * hop) > enough for f in range(first, first + count)]

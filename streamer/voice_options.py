@@ -78,6 +78,16 @@ WordPaddingMs = Annotated[
     int,
     _option("--word-pad-ms", panel=_VOICE, min=0, max=10_000, metavar="MS", help="A word may be so far from a voice."),
 ]
+SleepAfterS = Annotated[
+    float,
+    _option(
+        "--sleep-after-s",
+        panel=_VOICE,
+        min=0,
+        metavar="S",
+        help="Compute nothing after so long without a voice, until one comes; 0: never.",
+    ),
+]
 Activity = Annotated[bool, _option("--activity", panel=_VOICE, help="Write probabilities of speech too (jsonl).")]
 
 
@@ -100,6 +110,7 @@ class Pauses:
     words_need_voice: bool | None = None
     word_padding_ms: int = 200
     activity: bool = False
+    sleep_after_s: float = 0.0
 
     @classmethod
     def among(cls, parameters: Mapping[str, Any]) -> Pauses:

@@ -81,6 +81,7 @@ _COUNTERS = {
     "ended_failed": "Streams that were ended by an error.",
     "steps": "Steps of the model that committed.",
     "chunks": "Chunks of sound in them.",
+    "skipped": "Chunks that were not computed because their streams slept.",
     "provisional": "Provisional passes.",
     "provisional_dropped": "Provisional passes that were left out for lack of time.",
     "audio_s": "Seconds of sound computed.",

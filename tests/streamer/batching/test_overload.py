@@ -8,9 +8,10 @@ import pytest
 
 from wavlm_live.model import ConfigurationError, StreamingContext
 from wavlm_live.streamer import Problem
-from wavlm_live.streamer.admission import BatcherRules, LoadMeter, Overloaded, Recent, StepCost
+from wavlm_live.streamer.admission import BatcherRules, LoadMeter, Overloaded, Recent
 from wavlm_live.streamer.batcher import Batcher
 from wavlm_live.streamer.batcher_group import good_batch
+from wavlm_live.streamer.step_cost import StepCost
 from wavlm_live.streamer.stream_slots import StreamSlots
 
 
@@ -173,6 +174,53 @@ def test_step_costs():
         cost.learn(16, 1.0)
     assert good_batch(cost, 64) == 8
     assert good_batch(StepCost(), 64) == 64
+
+
+def test_costs_measured_while_other_work_ran_recover():
+    """Steps of 20 + 10 n ms; at the start everything took three times as long, the largest sizes even longer."""
+    cost = StepCost()
+
+    def true_s(batch):
+        return 0.02 + 0.01 * batch
+
+    for batch in (1, 2, 4, 8, 16, 32, 64):
+        cost.learn(batch, (3 if batch < 16 else 6) * true_s(batch))
+    assert cost.seconds(64) > 2.5 * true_s(64)
+    rng, now_s = random.Random(0), 100.0
+    for _ in range(300):  # later only some streams speak
+        now_s += 0.1
+        batch = rng.randint(3, 9)
+        cost.learn(batch, rng.choice([1.0, 1.0, 1.0, 1.6]) * true_s(batch), now_s)
+    for batch in (1, 4, 8, 16, 48, 64):
+        assert 0.7 * true_s(batch) < cost.seconds(batch) < 2.1 * true_s(batch), batch
+    for _ in range(300):  # and when the machine is slow for good, that is known for all sizes too
+        now_s += 0.1
+        cost.learn(batch, 4 * true_s(batch), now_s)
+    assert cost.seconds(64) > 2.5 * true_s(64)
+
+
+def test_a_server_that_started_on_a_busy_machine_lets_people_in_later(recogniser, clock, slow, noise, settings_of):
+    """Chunks of 100 ms, steps of 20 + 10 n ms, but four times as long while it started."""
+    batcher = Batcher(recogniser, BatcherRules(most_load=0.8), clock=clock)
+    slow["factor"] = 4.0
+    batcher.calibrate()
+    slow["factor"] = 1.0
+    crowd = Crowd(batcher, clock)
+
+    def fill():
+        for number in range(20):
+            try:
+                crowd.join(batcher.open(settings_of()), noise(30, number))
+            except Overloaded:
+                break
+        return batcher.statistics().sessions
+
+    early = fill()
+    crowd.pass_time(3)
+    assert early == 1
+    assert fill() >= 5  # 6 fit by what steps really take
+    crowd.pass_time(3)
+    assert batcher.statistics().ended_overloaded == 0
 
 
 def test_meters():
