@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..model.errors import ConfigurationError
+from .greedy_frames import GreedyFrames
 
 BLANK, BORDER, LETTER = 0, 1, 2
 """Kinds of a frame by its best output: nothing or a special token, the word delimiter, text."""
@@ -58,12 +59,19 @@ class Alphabet:
             table[self.delimiter_id] = BORDER
         return table
 
-    def speech_probabilities(self, logprobs: np.ndarray) -> np.ndarray:
+    @property
+    def silent_ids(self) -> list[int]:
+        """The outputs that stand for silence: the blank, and the delimiter where there is one."""
+        return [self.blank_id] if self.delimiter_id is None else [self.blank_id, self.delimiter_id]
+
+    def speech_probabilities(self, logprobs: np.ndarray | GreedyFrames) -> np.ndarray:
         """Probability `[frames]` that a frame says something: what the blank and the delimiter leave over.
 
         Args:
             logprobs: natural log-probabilities `[frames, labels]`.
         """
+        if isinstance(logprobs, GreedyFrames):
+            return np.clip(1.0 - logprobs.silent, 0.0, 1.0)
         silence = np.exp(logprobs[:, self.blank_id])
         if self.delimiter_id is not None:
             silence = silence + np.exp(logprobs[:, self.delimiter_id])

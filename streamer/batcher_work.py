@@ -22,6 +22,8 @@ from .stream_slots import Row, StreamSlots
 
 logger = logging.getLogger(__name__)
 
+CUDA_SLOTS = 256
+"""Slots that there is memory for at first on a GPU: steps are captured anew whenever there come to be more."""
 BREATH_S = 1.0
 """No provisional passes for so long after a result came late."""
 
@@ -51,9 +53,15 @@ class BatcherWork:
         """The streams under a context; made when first asked for."""
         with self.lock:
             if context not in self.groups:
-                rules = self.rules
+                rules, first = self.rules, self.rules.idle_slots
+                if self.recogniser.device.type == "cuda":
+                    first = max(first, CUDA_SLOTS)
                 slots = StreamSlots(
-                    self.recogniser.model, context, min(rules.idle_slots, rules.most_sessions), rules.most_sessions
+                    self.recogniser.model,
+                    context,
+                    min(first, rules.most_sessions),
+                    rules.most_sessions,
+                    silent=self.recogniser.alphabet.silent_ids,
                 )
                 self.groups[context] = Group(context, slots)
             return self.groups[context]
@@ -239,7 +247,10 @@ class BatcherWork:
         """One step for streams of a group, and what comes of it."""
         start_s = self.clock()
         needs = [stream.session.plan.need() for stream in streams]
-        rows = [Row(s.encoder, need is not None and need.final) for s, need in zip(streams, needs, strict=True)]
+        rows = [
+            Row(s.encoder, need is not None and need.final, s.session.settings.decoding.method == "greedy")
+            for s, need in zip(streams, needs, strict=True)
+        ]
         for stream in streams:
             group.leave(stream)
         try:

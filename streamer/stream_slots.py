@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,12 +16,16 @@ from torch import Tensor
 
 from ..model import StreamingContext, StreamStates, WavLMConfig, WavLMForCTC
 from ..model.errors import StreamError
+from ..model.static_step import StaticRow, StepLadder
 from .encoder import EncoderStep
+from .greedy_frames import GreedyFrames
 
 CPU_CALL_VALUES = 4 * 5120 * 512
 """Samples times channels that the front end convolves in one call on a CPU: what is behind the first layers of more
 does not stay in the cache, and each row takes longer."""
 CLOSED = "this stream was closed and its slot given back; open a new one"
+LARGEST_STATIC = 512
+"""Rows of the largest static step; more are computed one after the other."""
 ALIKE = 0.75
 """Rows are convolved together if the shortest has at least this share of the samples of the longest."""
 
@@ -73,6 +78,8 @@ class Row:
     encoder: SlotEncoder
     final: bool = False
     """The stream has ended: its last chunk may be short."""
+    greedy: bool = False
+    """The stream decodes greedily: the best output of each frame is enough."""
 
 
 class StreamSlots:
@@ -83,16 +90,31 @@ class StreamSlots:
         context: what a step sees.
         slots: streams that there is memory for at once.
         most: streams to which the memory may grow, by doubling; None: it stays as it is.
+        silent: outputs that stand for silence; None: the blank. Of static steps whose streams all decode greedily
+            their probabilities are fetched, and the best output of each frame, no others.
+        static: compute in static steps (`model.static_step`); None: on CUDA, where they are captured as graphs.
 
     Raises:
         ConfigurationError: the model cannot stream (it has an adapter).
         StreamError: fewer than one slot.
     """
 
-    def __init__(self, model: WavLMForCTC, context: StreamingContext, slots: int = 1, most: int | None = None) -> None:
+    def __init__(
+        self,
+        model: WavLMForCTC,
+        context: StreamingContext,
+        slots: int = 1,
+        most: int | None = None,
+        *,
+        silent: Sequence[int] | None = None,
+        static: bool | None = None,
+    ) -> None:
         self.model, self.context, self.config = model, context, model.config
         self.most = max(slots, most or slots)
-        self.states: StreamStates = model.new_states(slots, context)
+        self.silent = list(silent or [model.config.pad_token_id])
+        self.static = wants_static(model.lm_head.weight.device) if static is None else static
+        self.ladder: StepLadder | None = None
+        self.states: StreamStates = self._room_for(slots)
         self._free = list(range(slots - 1, -1, -1))
         self._open = 0
 
@@ -174,19 +196,60 @@ class StreamSlots:
         encoders = [row.encoder for row in rows]
         if any(encoder.slots is not self for encoder in encoders):
             raise StreamError(CLOSED)
-        self.hear(encoders)
-        finals = [row.final for row in rows]
-        out = self.model.step(self.states, [e.slot for e in encoders], commit=commit, final=finals)
+        # on a host log-probabilities are at hand as they are
+        greedy = self.ladder is not None and all(row.greedy for row in rows)
+        if self.ladder is None:
+            results, own_frames, frames = self._compute_now(rows, commit)
+        else:
+            results, own_frames, frames = self._compute_static(self.ladder, rows, commit, greedy)
+        if commit:
+            for encoder, own in zip(encoders, own_frames, strict=True):
+                encoder.committed_frames += own
+        read = self._greedy if greedy else np.ndarray.copy  # a row that is kept must not keep the whole batch
+        return [
+            EncoderStep(read(results[n, :count]), own)
+            for n, (count, own) in enumerate(zip(frames, own_frames, strict=True))
+        ]
+
+    def _compute_now(self, rows: Sequence[Row], commit: bool) -> tuple[np.ndarray, list[int], list[int]]:
+        """The step in the shapes of this moment: log-probabilities, the own frames and all frames of each row."""
+        self.hear([row.encoder for row in rows])
+        slots, finals = [row.encoder.slot for row in rows], [row.final for row in rows]
+        out = self.model.step(self.states, slots, commit=commit, final=finals)
         assert out.logits is not None
         logprobs = out.logits.log_softmax(-1).cpu().numpy()  # [rows, frames, labels], the one fetch of the step
-        if commit:
-            for encoder, own in zip(encoders, out.own_frames, strict=True):
-                encoder.committed_frames += own
-        # copies: a row that is kept must not keep the whole batch
-        return [
-            EncoderStep(logprobs[n, :frames].copy(), own)
-            for n, (frames, own) in enumerate(zip(out.frames, out.own_frames, strict=True))
-        ]
+        return logprobs, out.own_frames, out.frames
+
+    def _compute_static(
+        self, ladder: StepLadder, rows: Sequence[Row], commit: bool, greedy: bool
+    ) -> tuple[np.ndarray, list[int], list[int]]:
+        """The same in static steps; what does not fit into one, such as a stream's first sound, is heard before."""
+        parts, owns, seens = [], [], []
+        for at in range(0, len(rows), ladder.largest):
+            some = rows[at : at + ladder.largest]
+            step = ladder.at(len(some), commit=commit, greedy=greedy)
+            given = []
+            for row in some:
+                encoder = row.encoder
+                sound = np.concatenate([np.zeros(0, np.float32), *encoder.unheard])
+                wanted = StaticRow(encoder.slot, torch.from_numpy(sound), row.final)
+                if step.fits(wanted):
+                    encoder.unheard = []
+                else:
+                    self.hear([encoder])
+                    wanted = StaticRow(encoder.slot, torch.zeros(0), row.final)
+                given.append(wanted)
+            results, own, seen = step.run(given)
+            parts.append(results.numpy().copy())  # the next call writes there
+            owns += own
+            seens += seen
+        return np.concatenate(parts), owns, seens
+
+    def _greedy(self, values: np.ndarray) -> np.ndarray:
+        """`[frames, token, log-probability, silence...]` in place of log-probabilities."""
+        tokens, best, silent = values[:, 0].astype(np.int64), values[:, 1].copy(), values[:, 2:].sum(1)
+        # whoever decodes greedily asks it nothing else
+        return cast(np.ndarray, GreedyFrames(tokens, best, silent, self.config.vocab_size))
 
     def read(self, encoder: SlotEncoder) -> dict[str, Tensor]:
         """A copy of a stream's state on the host; with `write` the stream goes on elsewhere, exactly."""
@@ -212,11 +275,23 @@ class StreamSlots:
 
     def _grow(self) -> None:
         """Twice the slots, at most `most`; what the streams have stays as it is."""
-        old = self.states
-        slots = min(self.most, 2 * old.slots)
-        if slots <= old.slots:
-            raise StreamError(f"all {old.slots} slots are taken; close a stream, or make room for more")
-        self.states = self.model.new_states(slots, self.context)
+        old, before = self.states, self.states.slots - self.static
+        slots = min(self.most, 2 * before)
+        if slots <= before:
+            raise StreamError(f"all {before} slots are taken; close a stream, or make room for more")
+        self.states = self._room_for(slots)
         for name, tensor in self.states.tensors().items():
-            tensor[: old.slots] = old.tensors()[name]
-        self._free = list(range(slots - 1, old.slots - 1, -1))
+            tensor[:before] = old.tensors()[name][:before]
+        self._free = list(range(slots - 1, before - 1, -1))
+
+    def _room_for(self, slots: int) -> StreamStates:
+        """States for so many streams; static steps need a spare slot, and are made for these tensors."""
+        states = self.model.new_states(slots + self.static, self.context)
+        if self.static:
+            self.ladder = StepLadder(self.model, states, self.silent, min(slots, LARGEST_STATIC))
+        return states
+
+
+def wants_static(device: torch.device) -> bool:
+    """Whether streams on a device are computed in static steps unless somebody says otherwise."""
+    return device.type == "cuda"

@@ -69,6 +69,35 @@ def test_the_same_alone_or_among_many_others_of_other_ages(
     assert words > 10
 
 
+def test_static_steps_give_the_same(recogniser, clock, noise, heard, same, alone, settings_of, monkeypatch, seed):
+    """As on CUDA, but not captured: greedy streams, one with a beam, looks, a flush, growing room."""
+    monkeypatch.setattr("wavlm_live.streamer.stream_slots.wants_static", lambda device: True)
+    batcher = Batcher(recogniser, FREE, clock=clock)
+    rng = random.Random(seed)
+    beam = DecodingSettings(method="beam", beam_width=4)
+    wanted = [
+        settings_of(partial_hop_ms=rng.choice([0, 40]), **({"decoding": beam} if n == 3 else {})) for n in range(6)
+    ]
+    sounds, results, streams = [noise(rng.uniform(1.5, 3), seed + n) for n in range(6)], [heard() for _ in range(6)], []
+    for number in range(60):
+        clock.now_s += 0.1
+        if number < 6:
+            streams.append(batcher.open(wanted[number], results[number]))
+        for stream, sound in zip(streams, sounds, strict=False):
+            if stream.samples_taken < len(sound):
+                stream.feed(sound[stream.samples_taken :][: rng.choice([700, 1600, 4000])])
+                if stream.samples_taken == len(sound):
+                    stream.finish()
+        batcher.settle()
+    group = next(iter(batcher.groups.values()))
+    assert group.slots.ladder is not None
+    assert len(group.slots.ladder._steps) > 4  # sizes, commits and looks, greedy and not
+    for result, sound, settings in zip(results, sounds, wanted, strict=True):
+        expected = alone(sound, settings)
+        assert expected.finals
+        same(result.lasting, expected.lasting)
+
+
 def test_the_bundled_model_alone_or_among_others(audio_folder, heard, clock):
     import soundfile
 
