@@ -160,17 +160,26 @@ class StreamingMixin:
         states.waiting_count[slot] += frames
 
     @torch.no_grad()
-    def encode_frames(self: WavLMModel, frames: Tensor, context: StreamingContext) -> Tensor:  # type: ignore[misc]
+    def encode_frames(
+        self: WavLMModel,  # type: ignore[misc]
+        frames: Tensor,
+        context: StreamingContext,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """The encoder alone, all chunks in one pass: what a stream under this context gives.
 
         Args:
             frames: `[batch, frames, hidden]` behind the front end, from the start of a chunk on.
             context: what a step sees.
+            lengths: int64 `[batch]`, valid frames of each row, zeros behind them; None: all.
 
         Returns:
-            `[batch, frames, hidden]`.
+            `[batch, frames, hidden]`; what lies behind a row's end has no meaning.
         """
-        return self._encode_chunks(frames, None, context, False)[0]
+        mask = None
+        if lengths is not None:
+            mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        return self._encode_chunks(frames, mask, context, False)[0]
 
     @torch.no_grad()
     def step(

@@ -8,6 +8,7 @@ that nothing older can reach it (`resuming.Reach`), so the frames are those of a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from ..model import StreamingContext, WavLMForCTC
 from ..model.errors import StreamError
 from .encoder import EncoderStep
 from .events import SAMPLE_RATE, Event
+from .plan import TAIL_SAMPLES
 from .resuming import Reach
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 FIRST_STRETCH_S, LONGEST_STRETCH_S = 16.0, 256.0
 """Sound that is computed at once: little at first, so that there is text soon, then twice as much each time."""
+ALIKE = 0.75
+"""Recordings are encoded together if the shortest has at least this share of the longest one's frames."""
 
 
 class AheadEncoder:
@@ -134,6 +138,38 @@ class AheadEncoder:
         logprobs = self._model.lm_head(wanted).float().log_softmax(-1).cpu().numpy()
         return [logprobs[n : n + chunk] for n in range(0, len(logprobs), chunk)]
 
+    def keep(self, logprobs: np.ndarray) -> None:
+        """Take over log-probabilities of all frames, `[frames, labels]`, that were computed with others'."""
+        chunk = self._context.chunk_frames
+        self._chunks.extend(logprobs[n : n + chunk] for n in range(0, len(logprobs), chunk))
+        self._frames = self._frames[:0]
+
+
+@torch.no_grad()
+def encode_together(encoders: Sequence[AheadEncoder], sounds: Sequence[np.ndarray]) -> None:
+    """Compute whole recordings, those of about the same length in one pass.
+
+    Args:
+        encoders: fresh, of one model and context, on each of which a session then hears its recording.
+        sounds: float32 `[samples]`, not empty.
+    """
+    for encoder, sound in zip(encoders, sounds, strict=True):
+        encoder._convolve(np.concatenate([sound, np.zeros(TAIL_SAMPLES, np.float32)]))  # as a session ends it
+    waiting = sorted(encoders, key=lambda encoder: -len(encoder._frames))
+    while waiting:
+        longest = len(waiting[0]._frames)
+        most = max(1, round(LONGEST_STRETCH_S * 50) // max(1, longest))
+        alike = [e for e in waiting[:most] if len(e._frames) >= ALIKE * longest]
+        waiting = waiting[len(alike) :]
+        model, context = alike[0]._model, alike[0]._context
+        lengths = [len(e._frames) for e in alike]
+        padded = torch.nn.utils.rnn.pad_sequence([e._frames for e in alike], batch_first=True)
+        counts = None if min(lengths) == longest else torch.tensor(lengths, device=padded.device)
+        hidden = model.wavlm.encode_frames(padded, context, counts)
+        logprobs = model.lm_head(hidden).float().log_softmax(-1).cpu().numpy()
+        for encoder, found, length in zip(alike, logprobs, lengths, strict=True):
+            encoder.keep(found[:length].copy())
+
 
 class Offline:
     """A recording at full speed: the events of a stream, computed in long stretches; a `Listener`.
@@ -141,14 +177,16 @@ class Offline:
     Args:
         recogniser: whose model computes.
         settings: how to listen; partial results are left out, and nothing sleeps: all is computed before it is heard.
+        encoder: that has computed the whole recording already, see `encode_together`; None: it is computed as it comes.
 
     Raises:
         ConfigurationError: as `Recogniser.open`.
     """
 
-    def __init__(self, recogniser: Recogniser, settings: SessionSettings) -> None:
+    def __init__(self, recogniser: Recogniser, settings: SessionSettings, encoder: AheadEncoder | None = None) -> None:
         context = settings.context or recogniser.contexts["default"]
-        self._encoder = AheadEncoder(recogniser.model, context)
+        self._given = encoder is not None
+        self._encoder = encoder or AheadEncoder(recogniser.model, context)
         self._session = recogniser.open(replace(settings, partial_hop_ms=0, sleep_after_s=0.0), self._encoder)
         self.ready = self._session.ready
         """The event that opens the stream."""
@@ -171,5 +209,6 @@ class Offline:
         if not self._blocks:
             return []
         sound, self._blocks = np.concatenate(self._blocks), []
-        self._encoder.ahead(sound)
+        if not self._given:
+            self._encoder.ahead(sound)
         return self._session.feed(sound)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..kernels import dispatch
 from ..model import CTCTokenizer, StreamingContext, WavLMForCTC
 from ..model.errors import CheckpointError, ConfigurationError, DeviceError
 from ..model.folders import Source, read_json
-from .ahead_encoder import Offline
+from .ahead_encoder import AheadEncoder, Offline, encode_together
 from .alone import AloneStream
 from .alphabet import Alphabet
 from .cpu_choice import adopt, choose_for_cpu
@@ -215,6 +216,21 @@ class Recogniser:
             ConfigurationError: as `open`.
         """
         return Offline(self, settings or SessionSettings())
+
+    def together(self, sounds: Sequence[np.ndarray], settings: SessionSettings | None = None) -> list[Offline]:
+        """Compute whole recordings in as few passes as possible; what `offline` gives for each, fed its own sound.
+
+        Args:
+            sounds: float32 `[samples]` each, mono at 16 kHz, none of them empty.
+            settings: how to listen.
+
+        Raises:
+            ConfigurationError: as `open`.
+        """
+        settings = settings or SessionSettings()
+        encoders = [AheadEncoder(self.model, settings.context or self.contexts["default"]) for _ in sounds]
+        encode_together(encoders, sounds)
+        return [Offline(self, settings, encoder) for encoder in encoders]
 
 
 def read_contexts(path: Path | None) -> dict[str, StreamingContext]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..model.errors import AudioError, OutputError
 from .events import Activity, Event, Partial
@@ -20,6 +20,9 @@ from .output_file import write_atomically
 from .plotting import Plot, check_plot
 from .sources import AudioSource, open_source
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from .together import ReadAhead
 
 FULL_SPEED_BLOCK_SAMPLES = 16_000
 PACED_BLOCK_SAMPLES = 320
@@ -46,6 +49,10 @@ class Request:
     plot: Path | None = None
     """A picture of one recording: waveform, probability of speech, words."""
 
+    def is_whole(self, recording: str) -> bool:
+        """Whether a recording is all there and nobody wants to see words come."""
+        return recording != "-" and not self.realtime and not self.partials
+
 
 def transcribe(request: Request, load: Loader, terminal: Terminal, interruption: Interruption) -> int:
     """Write the text of every recording.
@@ -68,33 +75,44 @@ def transcribe(request: Request, load: Loader, terminal: Terminal, interruption:
         with as_usage():
             check_plot(request.plot)
     failed = False
-    for recording, (place, kind) in zip(request.recordings, places, strict=True):
-        if interruption.signal is not None:
-            break
-        try:
-            if several and place is None:
-                terminal.note(f"{recording}:")
-            _transcribe_one(request, recording, place, kind, load, terminal, interruption)
-        except (AudioError, OutputError) as error:
-            if place is None and isinstance(error, OutputError):
-                raise
-            terminal.error(str(error))
-            failed = True
+    ahead = None
+    if several and request.is_whole("") and request.plot is None:
+        from .together import ReadAhead
+
+        ahead = ReadAhead(request.recordings, request.channel, FULL_SPEED_BLOCK_SAMPLES)
+    with ExitStack() as stack:
+        if ahead is not None:
+            stack.callback(ahead.close)
+        for number, (recording, (place, kind)) in enumerate(zip(request.recordings, places, strict=True)):
+            if interruption.signal is not None:
+                break
+            try:
+                if several and place is None:
+                    terminal.note(f"{recording}:")
+                _transcribe_one(request, number, place, kind, load, terminal, interruption, ahead)
+            except (AudioError, OutputError) as error:
+                if place is None and isinstance(error, OutputError):
+                    raise
+                terminal.error(str(error))
+                failed = True
     return interruption.exit_code or int(failed)
 
 
 def _transcribe_one(
     request: Request,
-    recording: str,
+    number: int,
     place: Path | None,
     kind: str,
     load: Loader,
     terminal: Terminal,
     interruption: Interruption,
+    ahead: ReadAhead | None,
 ) -> None:
+    recording = request.recordings[number]
     block = PACED_BLOCK_SAMPLES if request.realtime else FULL_SPEED_BLOCK_SAMPLES
     # Opened before the model is loaded: a wrong name should be told at once.
-    with open_source(recording, channel=request.channel, block_samples=block) as source, ExitStack() as stack:
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(recording, channel=request.channel, block_samples=block))
         recogniser, settings = load()
         plot = None if request.plot is None else Plot(source.name, settings.speech.start_probability)
         wanted = settings.activity
@@ -102,8 +120,12 @@ def _transcribe_one(
             settings = replace(settings, activity=True)
         # What is all there is computed in long stretches, but for a pipe, whoever wants to see words come, and who
         # wants what a stream that sleeps in silence makes of it.
-        whole = recording != "-" and not request.realtime and not request.partials and not settings.sleep_after_s
-        session = recogniser.offline(settings) if whole else recogniser.alone(settings)
+        whole = request.is_whole(recording) and not settings.sleep_after_s
+        read = ahead.take(number, recogniser, settings) if ahead is not None and whole else None
+        if read is not None:
+            source, session = stack.enter_context(read.source), read.session
+        else:
+            session = recogniser.offline(settings) if whole else recogniser.alone(settings)
         hearing = Hearing(source, session, interruption, paced=request.realtime)
         if plot is not None:
             hearing.on_block = plot.hear

@@ -79,6 +79,9 @@ class ScriptedRecogniser:
 
     alone = offline = open
 
+    def together(self, sounds: Sequence[np.ndarray], settings: SessionSettings) -> list[Session]:
+        return [self.open(settings) for _ in sounds]
+
 
 @pytest.fixture
 def scripted(monkeypatch):
