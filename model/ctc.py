@@ -143,6 +143,7 @@ class WavLMForCTC(PretrainedMixin, TrainableMixin, nn.Module):
         *,
         commit: bool = True,
         final: bool | Sequence[bool] = False,
+        layers: bool = False,
         greedy: bool | Sequence[int] = False,
     ) -> StepOutput:
         """See `WavLMModel.step`; the output carries logits `[slots, frames, vocab]` in float32.
@@ -153,7 +154,7 @@ class WavLMForCTC(PretrainedMixin, TrainableMixin, nn.Module):
         Raises:
             ConfigurationError: outputs that do not exist.
         """
-        out = self.wavlm.step(states, slots, commit=commit, final=final)
+        out = self.wavlm.step(states, slots, commit=commit, final=final, layers=layers)
         if greedy is False:
             out.logits = self.lm_head(out.last_hidden_state).float()
         else:

@@ -58,5 +58,7 @@ class StepOutput:
     """For each row, the valid frames: own ones, then right context."""
     logits: Tensor | None = None
     """`[slots, frames, vocab]`, float32, of a model with a CTC head."""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """Input of the first layer and output of each, `[slots, frames, hidden]`, where they were asked for."""
     greedy: Greedy | None = None
     """What a greedy decoder reads, `[slots, frames]`, where it was asked for in place of logits."""

@@ -165,21 +165,26 @@ class StreamingMixin:
         frames: Tensor,
         context: StreamingContext,
         lengths: Tensor | None = None,
-    ) -> Tensor:
+        *,
+        layers: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
         """The encoder alone, all chunks in one pass: what a stream under this context gives.
 
         Args:
             frames: `[batch, frames, hidden]` behind the front end, from the start of a chunk on.
             context: what a step sees.
             lengths: int64 `[batch]`, valid frames of each row, zeros behind them; None: all.
+            layers: also give the hidden states of all layers.
 
         Returns:
-            `[batch, frames, hidden]`; what lies behind a row's end has no meaning.
+            `[batch, frames, hidden]`, and where asked for the input of the first layer and the output of each, of
+            the same shape; what lies behind a row's end has no meaning.
         """
         mask = None
         if lengths is not None:
             mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        return self._encode_chunks(frames, mask, context, False)[0]
+        out, hidden, _ = self._encode_chunks(frames, mask, context, layers)
+        return out, hidden
 
     @torch.no_grad()
     def step(
@@ -189,6 +194,7 @@ class StreamingMixin:
         *,
         commit: bool = True,
         final: bool | Sequence[bool] = False,
+        layers: bool = False,
     ) -> StepOutput:
         """Encode the waiting frames of some streams.
 
@@ -202,6 +208,7 @@ class StreamingMixin:
             slots: rows of the output.
             commit: write keys, values and positions of the own frames, and take them out of the waiting ones.
             final: the stream has ended, for all or for each row.
+            layers: also give the hidden states of all layers, as `forward(output_hidden_states=True)`.
 
         Raises:
             StreamError: a slot that does not exist, or too few waiting frames for a committing step.
@@ -224,7 +231,8 @@ class StreamingMixin:
         first = states.committed_frames[slot].tolist()
         if width == 0:
             empty = states.waiting_frames.new_zeros(len(slots), 0, self.config.hidden_size)
-            return StepOutput(empty, first, own.tolist(), frames.tolist())
+            none = (empty,) * (self.config.num_hidden_layers + 1) if layers else None
+            return StepOutput(empty, first, own.tolist(), frames.tolist(), hidden_states=none)
 
         x = states.waiting_frames[on_device, :width]
         if not bool((frames == width).all()):
@@ -233,10 +241,10 @@ class StreamingMixin:
         position = self._step_position(states, slot, x)
         rel = self.encoder.relative_vector(states.context.left_frames + chunk + right)
         layout = StepLayout(rel, states, slots, frames, own if commit else None)
-        out, _, _ = self.encoder(x, position, layout)
+        out, hidden, _ = self.encoder(x, position, layout, layers)
         if commit:
             self._commit(states, slot, x, own)
-        return StepOutput(out, first, own.tolist(), frames.tolist())
+        return StepOutput(out, first, own.tolist(), frames.tolist(), hidden_states=tuple(hidden) if layers else None)
 
     def _step_position(self: WavLMModel, states: StreamStates, slot: Tensor, x: Tensor) -> Tensor:  # type: ignore[misc]
         """The convolutional position of new frames `[rows, width, hidden]` behind the kept ones."""

@@ -12,27 +12,10 @@ from .errors import AudioError, ConfigurationError
 from .head import HeadModel
 from .outputs import XVectorOutput
 from .pooling import statistics_pooling
+from .time_delay import TDNNLayer, TimeDelayNetwork
 from .wavlm import initialise
 
-
-class TDNNLayer(nn.Module):
-    """A dilated convolution over time and a ReLU, without padding (a time delay layer).
-
-    `kernel.weight` is `[outputs, kernel * inputs]`, the inputs of one time step side by side: the layout of
-    transformers, which keeps a linear layer for the sake of its first checkpoints.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int) -> None:
-        super().__init__()
-        self.kernel = nn.Linear(inputs * kernel, outputs)
-        self.taps = kernel
-        self.dilation = dilation
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """`[batch, frames, inputs]` -> `[batch, frames - (kernel - 1) * dilation, outputs]`."""
-        weight = self.kernel.weight.unflatten(1, (self.taps, -1)).transpose(1, 2)  # [outputs, inputs, taps]
-        out = F.conv1d(hidden.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation)
-        return F.relu(out).transpose(1, 2)
+__all__ = ["AMSoftmaxLoss", "TDNNLayer", "WavLMForXVector"]
 
 
 class AMSoftmaxLoss(nn.Module):
@@ -58,7 +41,7 @@ class AMSoftmaxLoss(nn.Module):
         return F.cross_entropy(self.scale * (cosine - self.margin * own), labels)
 
 
-class WavLMForXVector(HeadModel):
+class WavLMForXVector(TimeDelayNetwork, HeadModel):
     """Time delay network, mean and deviation over time, two linear layers.
 
     Compare speakers by the cosine of their `embeddings`. In training the loss is taken on `logits`, one layer
@@ -78,16 +61,8 @@ class WavLMForXVector(HeadModel):
                 f"({config.hidden_size}): the x-vector head reads frames of the encoder's width"
             )
         super().__init__(config)
-        widths = config.tdnn_dim
-        self.projector = nn.Linear(config.hidden_size, widths[0])
-        self.tdnn = nn.ModuleList(
-            TDNNLayer(inputs, outputs, kernel, dilation)
-            for inputs, outputs, kernel, dilation in zip(
-                (widths[0], *widths[:-1]), widths, config.tdnn_kernel, config.tdnn_dilation, strict=True
-            )
-        )
+        self.build(config)
         size = config.xvector_output_dim
-        self.feature_extractor = nn.Linear(2 * widths[-1], size)
         self.classifier = nn.Linear(size, size)
         self.objective = AMSoftmaxLoss(size, config.num_labels)
         for part in (self.projector, self.tdnn, self.feature_extractor, self.classifier):
@@ -137,9 +112,7 @@ class WavLMForXVector(HeadModel):
                 f"the recordings give {frames} frames, expected at least {needed} for an x-vector; "
                 "give longer recordings"
             )
-        hidden = self.projector(hidden)
-        for layer in self.tdnn:
-            hidden = layer(hidden)
+        hidden = self.delayed(self.projector(hidden))
         lengths = None if attention_mask is None else self.pooled_frames(attention_mask.sum(dim=-1))
         embeddings = self.feature_extractor(statistics_pooling(hidden, lengths))
         logits = self.classifier(embeddings)
@@ -149,8 +122,7 @@ class WavLMForXVector(HeadModel):
     @property
     def needed_frames(self) -> int:
         """Frames that leave two behind the time delay network, the fewest that have a deviation."""
-        config = self.config
-        return 2 + sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+        return 2 + self.reach_frames
 
     def pooled_frames(self, samples: Tensor) -> Tensor:
         """Frames behind the time delay network to pool for rows of so many valid samples, int64 `[batch]`.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..model import StreamingContext, WavLMForCTC
 from ..model.errors import StreamError
+from ..model.voice_heads import VoiceFrames, VoiceHeads
 from .encoder import EncoderStep
 from .events import SAMPLE_RATE, Event
 from .plan import TAIL_SAMPLES
@@ -52,7 +53,8 @@ class AheadEncoder:
         self._given = self._heard = self._committed = 0
         self._frames: Tensor = torch.zeros(0)  # behind the front end, from frame `_first` on
         self._first = 0
-        self._chunks: deque[np.ndarray] = deque()  # log-probabilities of the next chunks' own frames
+        self._chunks: deque[tuple[np.ndarray, VoiceFrames | None]] = deque()  # the next chunks' own frames
+        self.heads: VoiceHeads | None = None
 
     @property
     def _device(self) -> torch.device:
@@ -93,11 +95,11 @@ class AheadEncoder:
             raise StreamError(f"{waiting} frames wait, a chunk needs {self._context.step_frames}")
         if not self._chunks:  # the end: the last chunks are shorter, or see less to the right
             self._chunks.extend(self._encode(self._committed // chunk, None))
-        logprobs = self._chunks.popleft()
+        logprobs, voices = self._chunks.popleft()
         own = min(waiting, chunk)
         assert len(logprobs) == own
         self._committed += own
-        return EncoderStep(logprobs, own)  # without right context, which only partial results would need
+        return EncoderStep(logprobs, own, voices)  # without right context, which only partial results would need
 
     def close(self) -> None:
         """See `EncoderStream`; the memory goes with the object."""
@@ -125,23 +127,36 @@ class AheadEncoder:
         if blocks:
             self._frames = torch.cat(blocks)
 
-    def _encode(self, first: int, last: int | None) -> list[np.ndarray]:
-        """Log-probabilities of the chunks [first, last), each `[own frames, labels]`; None: to the end."""
+    def _encode(self, first: int, last: int | None) -> list[tuple[np.ndarray, VoiceFrames | None]]:
+        """The chunks [first, last): log-probabilities `[own frames, labels]` and voices; None: to the end."""
         chunk = self._context.chunk_frames
         keep = max(0, first * chunk - self._reach_frames)
         self._frames = self._frames[keep - self._first :]
         self._first = keep
         end = None if last is None else last * chunk + self._context.right_frames - keep
         frames = self._frames[None, :end]
-        hidden = self._model.wavlm.encode_frames(frames, self._context)[0]  # [frames, hidden]
-        wanted = hidden[first * chunk - keep : None if last is None else last * chunk - keep]
-        logprobs = self._model.lm_head(wanted).float().log_softmax(-1).cpu().numpy()
-        return [logprobs[n : n + chunk] for n in range(0, len(logprobs), chunk)]
+        hidden, layers = self._model.wavlm.encode_frames(frames, self._context, layers=self.heads is not None)
+        part = slice(first * chunk - keep, None if last is None else last * chunk - keep)
+        logprobs = self._model.lm_head(hidden[0, part]).float().log_softmax(-1).cpu().numpy()
+        return self._chunked(logprobs, [state[0, part] for state in layers])
 
-    def keep(self, logprobs: np.ndarray) -> None:
-        """Take over log-probabilities of all frames, `[frames, labels]`, that were computed with others'."""
+    def _chunked(self, logprobs: np.ndarray, layers: list[Tensor]) -> list[tuple[np.ndarray, VoiceFrames | None]]:
+        """Frames, and their layers where there are heads, chunk by chunk."""
         chunk = self._context.chunk_frames
-        self._chunks.extend(logprobs[n : n + chunk] for n in range(0, len(logprobs), chunk))
+        starts = range(0, len(logprobs), chunk)
+        if self.heads is None:
+            return [(logprobs[n : n + chunk], None) for n in starts]
+        voices = self.heads.read([state[None] for state in layers])[0]
+        return [(logprobs[n : n + chunk], voices[n : n + chunk]) for n in starts]
+
+    def keep(self, logprobs: np.ndarray, layers: list[Tensor]) -> None:
+        """Take over all frames that were computed with others'.
+
+        Args:
+            logprobs: `[frames, labels]`.
+            layers: `[frames, hidden]` each, where there are heads.
+        """
+        self._chunks.extend(self._chunked(logprobs, layers))
         self._frames = self._frames[:0]
 
 
@@ -165,10 +180,10 @@ def encode_together(encoders: Sequence[AheadEncoder], sounds: Sequence[np.ndarra
         lengths = [len(e._frames) for e in alike]
         padded = torch.nn.utils.rnn.pad_sequence([e._frames for e in alike], batch_first=True)
         counts = None if min(lengths) == longest else torch.tensor(lengths, device=padded.device)
-        hidden = model.wavlm.encode_frames(padded, context, counts)
+        hidden, layers = model.wavlm.encode_frames(padded, context, counts, layers=alike[0].heads is not None)
         logprobs = model.lm_head(hidden).float().log_softmax(-1).cpu().numpy()
-        for encoder, found, length in zip(alike, logprobs, lengths, strict=True):
-            encoder.keep(found[:length].copy())
+        for row, (encoder, length) in enumerate(zip(alike, lengths, strict=True)):
+            encoder.keep(logprobs[row, :length].copy(), [state[row, :length] for state in layers])
 
 
 class Offline:

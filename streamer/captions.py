@@ -29,6 +29,8 @@ class Cue:
     start_samples: int
     end_samples: int
     lines: tuple[str, ...]
+    speaker: str = ""
+    """Who says it, where that is known; a caption is of one speaker."""
 
 
 def clean_text(text: str) -> str:
@@ -50,17 +52,22 @@ def _clean_word(word: Word, text: str) -> Word:
     return replace(word, text=text, letters=letters, alternatives=alternatives)
 
 
-def cues_of(final: Final) -> list[Cue]:
+def cues_of(final: Final, *, named: bool = False) -> list[Cue]:
     """The captions of a segment, in order and without overlap; none if it holds no text.
+
+    Args:
+        final: the segment.
+        named: the lines begin with the speaker's name and a colon, where he is known.
 
     Each has at most 2 lines of 42 characters and, unless a single word takes longer, at most 7 seconds. A segment
     whose words carry no times gets them in proportion to their letters.
     """
     final = clean_final(final)
-    words = [piece for word in final.words or _timed_by_length(final) for piece in _pieces(word)]
+    spoken = with_speakers(final.words)
+    words = [piece for word in spoken or _timed_by_length(final) for piece in _pieces(word)]
     groups: list[list[Word]] = []
     for word in words:
-        if groups and _fits(groups[-1], word):
+        if groups and _fits(groups[-1], word, named):
             groups[-1].append(word)
         else:
             groups.append([word])
@@ -69,16 +76,38 @@ def cues_of(final: Final) -> list[Cue]:
         start, end = group[0].start_samples, group[-1].end_samples
         room_until = groups[i + 1][0].start_samples if i + 1 < len(groups) else final.end_samples
         end = max(end, min(start + round(SHORTEST_S * SAMPLE_RATE), room_until))
-        cues.append(Cue(start, end, _layout([w.text for w in group]) or ()))
+        cues.append(Cue(start, end, _layout(_texts(group, named)) or (), group[0].speaker))
     return cues
 
 
-def _fits(group: Sequence[Word], word: Word) -> bool:
+def with_speakers(words: Sequence[Word]) -> list[Word]:
+    """The words, each of whom nobody knows who said it given to whoever said the one before, or the first after."""
+    found: list[Word] = []
+    speaker = next((word.speaker for word in words if word.speaker), "")
+    for word in words:
+        speaker = word.speaker or speaker
+        found.append(replace(word, speaker=speaker))
+    return found
+
+
+def _texts(words: Sequence[Word], named: bool) -> list[str]:
+    name = [f"{_short(words[0].speaker)}:"] if named and words[0].speaker else []
+    return [*name, *(word.text for word in words)]
+
+
+def _short(name: str) -> str:
+    """A name that leaves room beside it."""
+    name = clean_text(name)
+    return name if len(name) <= LINE_CHARACTERS // 2 else name[: LINE_CHARACTERS // 2 - 1] + "…"
+
+
+def _fits(group: Sequence[Word], word: Word, named: bool) -> bool:
     """Whether the word may join the caption."""
     return (
-        word.end_samples - group[0].start_samples <= LONGEST_S * SAMPLE_RATE
+        word.speaker == group[0].speaker
+        and word.end_samples - group[0].start_samples <= LONGEST_S * SAMPLE_RATE
         and word.start_samples - group[-1].end_samples <= PAUSE_S * SAMPLE_RATE
-        and _layout([w.text for w in (*group, word)]) is not None
+        and _layout(_texts((*group, word), named)) is not None
     )
 
 
@@ -114,4 +143,4 @@ def _pieces(word: Word) -> list[Word]:
     span = word.end_samples - word.start_samples
     ends = [word.start_samples + span * (i + 1) // len(parts) for i in range(len(parts))]
     starts = [word.start_samples, *ends[:-1]]
-    return [Word(p, s, e, word.confidence) for p, s, e in zip(parts, starts, ends, strict=True)]
+    return [replace(word, text=p, start_samples=s, end_samples=e) for p, s, e in zip(parts, starts, ends, strict=True)]

@@ -15,9 +15,10 @@ from typing import Annotated
 import typer
 
 from ..model.errors import OutputError, WavLMLiveError
-from . import network_commands, options, voice_options, watch_command
+from . import network_commands, options, speaker_options, voice_options, watch_command
 from .interrupts import Interrupted, Interruption
 from .options import Decoding, Listening, UsageError
+from .speaker_options import Speakers
 from .terminal import Terminal, TerminalLog
 from .voice_options import Detector, Pauses
 
@@ -178,6 +179,11 @@ def transcribe(
     word_padding_ms: voice_options.WordPaddingMs = 200,
     activity: voice_options.Activity = False,
     sleep_after_s: voice_options.SleepAfterS = 0.0,
+    speakers: speaker_options.Label = False,
+    known_speakers: speaker_options.KnownSpeakers = None,
+    most_speakers: speaker_options.MostSpeakers = 8,
+    new_speaker_below: speaker_options.NewSpeakerBelow = None,
+    known_above: speaker_options.KnownAbove = None,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
     beam: options.Beam = None,
@@ -199,14 +205,14 @@ def transcribe(
 
     Several recordings with --output FOLDER give one file each.
     """
-    pauses = Pauses.among(locals())
+    pauses, who = Pauses.among(locals()), Speakers.among(locals())
     from .transcribe import Request
     from .transcribe import transcribe as run
 
     terminal = _terminal(plain, quiet, verbose)
     hop_ms = partial_hop_ms if realtime else 0  # nobody watches the partials of a recording at full speed
     decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
-    listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms)
+    listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms, who)
     request = Request(files, output, _name(format), channel, realtime, partials, not no_progress, plot)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
 
@@ -239,6 +245,11 @@ def listen(
     word_padding_ms: voice_options.WordPaddingMs = 200,
     activity: voice_options.Activity = False,
     sleep_after_s: voice_options.SleepAfterS = 0.0,
+    speakers: speaker_options.Label = False,
+    known_speakers: speaker_options.KnownSpeakers = None,
+    most_speakers: speaker_options.MostSpeakers = 8,
+    new_speaker_below: speaker_options.NewSpeakerBelow = None,
+    known_above: speaker_options.KnownAbove = None,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
     beam: options.Beam = None,
@@ -256,14 +267,14 @@ def listen(
     verbose: options.Verbose = False,
 ) -> int:
     """Write down what is said into the microphone, live, until Ctrl+C."""
-    pauses = Pauses.among(locals())
+    pauses, who = Pauses.among(locals()), Speakers.among(locals())
     from .listen import Request
     from .listen import listen as run
 
     terminal = _terminal(plain, quiet, verbose)
     decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
     hop_ms = partial_hop_ms
-    listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms)
+    listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms, who)
     request = Request(input_device, output, _name(format), channel, partials, not no_progress)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
 
@@ -350,6 +361,7 @@ def evaluate(context: typer.Context) -> int:
 
 network_commands.register(app, _terminal, _with_signals)
 watch_command.register(app, _terminal, _with_signals)
+speaker_options.register(app, _terminal, _with_signals)
 
 if __name__ == "__main__":
     sys.exit(main())

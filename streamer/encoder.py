@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..model import StreamingContext, WavLMForCTC
+from ..model.voice_heads import VoiceFrames, VoiceHeads
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class EncoderStep:
     """Natural log-probabilities, float32 `[frames, labels]`: own frames, then those of the right context."""
     own_frames: int
     """Frames of the chunk itself; after a committing step they are final."""
+    voices: VoiceFrames | None = None
+    """What the voice heads say of the own frames, after a committing step of a stream that has heads."""
 
 
 class EncoderStream(Protocol):
@@ -30,6 +33,8 @@ class EncoderStream(Protocol):
     """Samples from one frame to the next."""
     receptive_samples: int
     """Samples of the first frame."""
+    heads: VoiceHeads | None
+    """Read the layers of every committed chunk of this stream; set before its first step."""
 
     @property
     def waiting_frames(self) -> int:
@@ -79,6 +84,15 @@ class LocalEncoder:
     def waiting_frames(self) -> int:
         """See `EncoderStream`."""
         return self._encoder.waiting_frames
+
+    @property
+    def heads(self) -> VoiceHeads | None:
+        """See `EncoderStream`."""
+        return self._encoder.heads
+
+    @heads.setter
+    def heads(self, heads: VoiceHeads | None) -> None:
+        self._encoder.heads = heads
 
     def listen(self, samples: np.ndarray) -> None:
         """See `EncoderStream`.

@@ -70,6 +70,8 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the letters were heard, if the session was asked for details."""
     alternatives: tuple[Choice, ...] = ()
     """What else may have been said here, the likeliest first, if the session was asked for details; from a beam."""
+    speaker: str = ""
+    """Who said it, as in `Speaker`, if the session tells speakers apart; empty where that is not decided."""
 
 
 class Ready(_Event, frozen=True):
@@ -153,14 +155,18 @@ class Marker(_Event, frozen=True):
 
 
 class Speaker(_Event, frozen=True):
-    """Who speaks in a stretch of the stream."""
+    """Who speaks in a stretch of the stream; it comes when the stretch is over, before the final of its words."""
 
     speaker: str
-    """Label or enrolled name."""
+    """Name of an enrolled speaker, a label of the stream such as "speaker 2", or "unknown". It does not change."""
     start_samples: int
     end_samples: int
     confidence: float
-    """0 to 1."""
+    """How likely it is the same voice as before under this label, or for a new label none of the others, 0 to 1."""
+    score: float = 0.0
+    """Similarity (cosine) of the stretch to that voice, -1 to 1; 1 for a new label, 0 where too little was said."""
+    known: bool = False
+    """The speaker was enrolled by name."""
 
 
 class Acknowledged(_Event, frozen=True):

@@ -10,8 +10,8 @@ from typing import Any, TextIO
 import msgspec
 
 from ..model.errors import ConfigurationError
-from .captions import Cue, clean_final, cues_of
-from .events import SAMPLE_RATE, Event, Final, to_wire
+from .captions import Cue, clean_final, clean_text, cues_of, with_speakers
+from .events import SAMPLE_RATE, Event, Final, Speaker, to_wire
 
 
 class TranscriptWriter(ABC):
@@ -58,21 +58,21 @@ class TranscriptWriter(ABC):
 
 
 class TextWriter(TranscriptWriter):
-    """txt: one line a segment."""
+    """txt: one line a segment; where speakers are told apart, one for each that speaks in it, with his name first."""
 
     def _write_final(self, final: Final) -> None:
-        if final.text:
-            self.stream.write(final.text + "\n")
+        for line in spoken_lines(final):
+            self.stream.write(line + "\n")
 
 
 class SrtWriter(TranscriptWriter):
-    """srt (SubRip): numbered captions, times as 00:00:01,000."""
+    """srt (SubRip): numbered captions, times as 00:00:01,000; a known speaker as `name: ` before the text."""
 
     def _begin(self) -> None:
         self._number = 0
 
     def _write_final(self, final: Final) -> None:
-        for cue in cues_of(final):
+        for cue in cues_of(final, named=True):
             self._number += 1
             # SubRip has no way to escape; only its own arrow could break a file.
             lines = "\n".join(line.replace("-->", "->") for line in cue.lines)
@@ -80,28 +80,35 @@ class SrtWriter(TranscriptWriter):
 
 
 class VttWriter(TranscriptWriter):
-    """vtt (WebVTT): captions under a header, times as 00:00:01.000, `&`, `<` and `>` escaped."""
+    """vtt (WebVTT): captions under a header, times as 00:00:01.000, `&`, `<`, `>` escaped; `<v name>` for speakers."""
 
     def _begin(self) -> None:
         self.stream.write("WEBVTT\n\n")
 
     def _write_final(self, final: Final) -> None:
         for cue in cues_of(final):
-            lines = "\n".join(
-                line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in cue.lines
-            )
-            self.stream.write(f"{_times(cue, '.')}\n{lines}\n\n")
+            voice = f"<v {_escaped(clean_text(cue.speaker))}>" if cue.speaker else ""
+            lines = "\n".join(_escaped(line) for line in cue.lines)
+            self.stream.write(f"{_times(cue, '.')}\n{voice}{lines}\n\n")
 
 
 class JsonWriter(TranscriptWriter):
     """json: one document, written at the end, with `source`, `model`, `duration_s`, `text` and `segments`.
 
     A segment has `text`, `start_s`, `end_s`, `reason` and `words`, each with `text`, `start_s`, `end_s` and
-    `confidence`.
+    `confidence`. Where speakers are told apart, words have a `speaker`, and `speakers` lists who spoke when.
     """
 
     def _begin(self) -> None:
         self._segments: list[dict[str, Any]] = []
+        self._speakers: list[dict[str, Any]] = []
+
+    def write(self, event: Event) -> None:
+        if isinstance(event, Speaker):
+            stretch = to_wire(event)
+            del stretch["type"]
+            self._speakers.append(stretch)
+        super().write(event)
 
     def _write_final(self, final: Final) -> None:
         segment = to_wire(final)
@@ -116,6 +123,8 @@ class JsonWriter(TranscriptWriter):
             "text": " ".join(s["text"] for s in self._segments if s["text"]),
             "segments": self._segments,
         }
+        if self._speakers:
+            document["speakers"] = self._speakers
         self.stream.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
 
 
@@ -185,6 +194,22 @@ def write_transcript(
     for event in events:
         writer.write(event)
     writer.finish(duration_s)
+
+
+def spoken_lines(final: Final) -> list[str]:
+    """The text of a segment: one line, or one for each turn of a speaker, as `name: text`."""
+    if not any(word.speaker for word in final.words):
+        return [final.text] if final.text else []
+    turns: list[tuple[str, list[str]]] = []
+    for word in with_speakers(final.words):
+        if not turns or turns[-1][0] != word.speaker:
+            turns.append((word.speaker, []))
+        turns[-1][1].append(word.text)
+    return [f"{clean_text(name)}: {' '.join(texts)}" for name, texts in turns]
+
+
+def _escaped(line: str) -> str:
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def timestamp(samples: int, decimal_mark: str = ".") -> str:

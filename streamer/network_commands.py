@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import options, voice_options
+from . import options, speaker_options, voice_options
 from .interrupts import Interruption
 from .terminal import Terminal
 
@@ -89,6 +89,8 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
         max_segment_s: options.MaxSegmentS = 20.0,
         partial_hop_ms: options.PartialHopMs = 100,
         sleep_after_s: voice_options.SleepAfterS = 0.0,
+        speakers: speaker_options.Label = False,
+        known_speakers: speaker_options.KnownSpeakers = None,
         threads: options.Threads = None,
         plain: options.Plain = False,
         quiet: options.Quiet = False,
@@ -104,7 +106,7 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
         request = ServeRequest(
             host, port, wyoming_port, api_keys, tls_certificate, tls_key, tuple(allow_origin or ()), open_to_all,
             most_sessions, log_text, json_logs, model, device, threads, context, silence_ms, max_segment_s,
-            partial_hop_ms, sleep_after_s,
+            partial_hop_ms, sleep_after_s, speakers, known_speakers,
         )  # fmt: skip
         return run_server(request, terminal)
 
@@ -133,6 +135,7 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
             typer.Option("--silence-ms", min=20, metavar="MS", show_default=False, help="Silence that ends a segment."),
         ] = None,
         hotword: options.Hotword = None,
+        speakers: speaker_options.Label = False,
         partials: options.Partials = False,
         give_up_s: Annotated[
             float,
@@ -155,6 +158,8 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
             settings["endpoint"] = {"silence_ms": silence_ms}
         if hotword:
             settings["decoding"] = {"hotwords": [list(parse_hotword(text)) for text in hotword]}
+        if speakers:
+            settings["speakers"] = {"enabled": True}
         if file is not None and not realtime:
             settings["partial_hop_ms"] = 0
         request = ConnectRequest(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .interrupts import Interruption
     from .recogniser import Recogniser
     from .session import SessionSettings
+    from .speaker_options import Speakers
     from .terminal import Terminal
     from .voice_options import Pauses
 
@@ -325,6 +326,7 @@ class Listening:
     right_ms: int | None
     pauses: Pauses
     partial_hop_ms: int
+    speakers: Speakers | None = None
 
     def __post_init__(self) -> None:
         if self.context is not None and (self.left_ms, self.chunk_ms, self.right_ms) != (None, None, None):
@@ -351,6 +353,7 @@ class Listening:
         from .language_model import load_language_model
         from .recogniser import Recogniser
         from .session import SessionSettings
+        from .speakers import SpeakerRules
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -363,6 +366,7 @@ class Listening:
                 activity=self.pauses.activity,
                 decoding=decoding,
                 sleep_after_s=self.pauses.sleep_after_s,
+                speakers=self.speakers.rules() if self.speakers else SpeakerRules(),
             )
             if decoding.lm_path is not None:
                 load_language_model(decoding.lm_path)
@@ -370,6 +374,8 @@ class Listening:
         with as_usage():
             if decoding.hotwords:
                 hotwords_for(recogniser.alphabet, decoding.hotwords)  # now, not when the sound has begun
+            if settings.need_heads:
+                recogniser.known_speakers(settings.speakers)
             return recogniser, replace(settings, context=self.chosen_context(recogniser))
 
     def chosen_context(self, recogniser: Recogniser) -> StreamingContext:

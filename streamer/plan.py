@@ -116,7 +116,7 @@ class Plan:
             self._due = False
         elif need.commit:
             segmenter = self._segmenter
-            self._events += segmenter.accept(step.logprobs[: step.own_frames])
+            self._events += segmenter.accept(step.logprobs[: step.own_frames], step.voices)
             if self._dozes():
                 self._due = False
                 self._events += segmenter.partial()

@@ -15,14 +15,17 @@ from ..kernels import dispatch
 from ..model import CTCTokenizer, StreamingContext, WavLMForCTC
 from ..model.errors import CheckpointError, ConfigurationError, DeviceError
 from ..model.folders import Source, read_json
+from ..model.voice_heads import VoiceHeads
 from .ahead_encoder import AheadEncoder, Offline, encode_together
 from .alone import AloneStream
 from .alphabet import Alphabet
 from .cpu_choice import adopt, choose_for_cpu
 from .decoding_defaults import FILE, DecodingDefaults, read_defaults
 from .encoder import EncoderStream, LocalEncoder
+from .known_speakers import read_known
 from .language_model import load_language_model
 from .session import Session, SessionSettings
+from .speakers import SpeakerRules
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,8 @@ class Recogniser:
         contexts: streaming contexts by name; "default" is used where a session names none.
         decoding: numbers that sessions decode with where they name none; None: the general ones.
         words_need_voice: what holds for sessions whose `SpeechRules` leave it open.
+        heads: of the model; None: it has none.
+        heads_path: folder or name where they are read when first needed, in place of `heads`.
 
     Raises:
         CheckpointError: model and tokenizer do not belong together.
@@ -97,6 +102,8 @@ class Recogniser:
         contexts: Mapping[str, StreamingContext] | None = None,
         decoding: DecodingDefaults | None = None,
         words_need_voice: bool = False,
+        heads: VoiceHeads | None = None,
+        heads_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -106,6 +113,7 @@ class Recogniser:
         self.contexts = {"default": GENERAL_CONTEXT, **(contexts or {})}
         self.decoding = decoding or DecodingDefaults()
         self.words_need_voice = words_need_voice
+        self._heads, self._heads_path = heads, heads_path
         self.alphabet = alphabet_of(tokenizer, model.config.vocab_size)
 
     @classmethod
@@ -153,8 +161,40 @@ class Recogniser:
         compute = adopt(model, choose_for_cpu(model)) if fastest and where.type == "cpu" else ""
         # measured for these alone, see docs/endpointing.md: other models may know noise, or hear what Silero does not
         made = cls(model, tokenizer, name, contexts, read_defaults(source.find(FILE)), words_need_voice=bundled)
+        made._heads_path = path
         made.compute = compute or made.compute
         return made
+
+    def voice_heads(self) -> VoiceHeads:
+        """The model's voice heads, read when first asked for.
+
+        Raises:
+            ConfigurationError: the model has none.
+            CheckpointError: they cannot be read, or belong to another model.
+        """
+        if self._heads is None and self._heads_path is not None:
+            heads = VoiceHeads.find(self._heads_path, self.model.config)
+            if heads is not None:
+                heads.check(self.model.wavlm, self.name or "this model")
+                self._heads = heads.ready(self.device)
+        if self._heads is None:
+            raise ConfigurationError(
+                f"{self.name or 'this model'} has no voice heads (heads.json), which speakers and the voice detector "
+                '"head" need; train them with `wavlm-live train voices`, or use the bundled model'
+            )
+        return self._heads
+
+    def known_speakers(self, rules: SpeakerRules) -> dict[str, np.ndarray]:
+        """Vectors of the enrolled speakers that these rules name, if any.
+
+        Raises:
+            ConfigurationError: no such file, enrolled with another model, or a model without voice heads.
+            CheckpointError: the heads cannot be read, or belong to another model.
+        """
+        identity = self.voice_heads().identity
+        if not rules.enabled or rules.known_path is None:
+            return {}
+        return read_known(rules.known_path, identity)
 
     @property
     def device(self) -> torch.device:
@@ -187,8 +227,8 @@ class Recogniser:
             encoder: that computes it, of this model and the settings' context; None: one of its own.
 
         Raises:
-            ConfigurationError: the model cannot stream, the language model cannot be read, or the model cannot write
-                the hotwords.
+            ConfigurationError: the model cannot stream or has no voice heads where they are needed, the language
+                model or the known speakers cannot be read, or the model cannot write the hotwords.
         """
         settings = settings or SessionSettings()
         speech = settings.speech
@@ -199,7 +239,11 @@ class Recogniser:
         path = settings.decoding.lm_path
         language_model = None if path is None else load_language_model(path)
         encoder = encoder or LocalEncoder(self.model, context)
-        return Session(encoder, self.alphabet, context, settings, self.name, language_model)
+        known = None
+        if settings.need_heads:
+            encoder.heads = self.voice_heads()
+            known = self.known_speakers(settings.speakers)
+        return Session(encoder, self.alphabet, context, settings, self.name, language_model, known)
 
     def alone(self, settings: SessionSettings | None = None) -> AloneStream:
         """Begin the only stream of a process: on a batcher of its own, driven by the caller.
@@ -229,6 +273,9 @@ class Recogniser:
         """
         settings = settings or SessionSettings()
         encoders = [AheadEncoder(self.model, settings.context or self.contexts["default"]) for _ in sounds]
+        if settings.need_heads:
+            for encoder in encoders:
+                encoder.heads = self.voice_heads()
         encode_together(encoders, sounds)
         return [Offline(self, settings, encoder) for encoder in encoders]
 

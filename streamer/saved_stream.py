@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..model import WavLMForCTC
 from ..model.errors import ConfigurationError, StreamError
+from ..model.voice_heads import VoiceHeads
 from .alphabet import Alphabet
 from .fusion import Context, Vocabulary, vocabulary_of
 from .language_model import load_language_model
@@ -34,7 +35,7 @@ from .stream_slots import SlotEncoder
 VERSION = "1"
 MODULES = (
     "beam", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy", "hotwords", "hypotheses",
-    "plan", "prefix_search", "segmenter", "session", "silero", "sleep", "stability", "steady", "stream_voice",
+    "plan", "prefix_search", "segmenter", "session", "silero", "sleep", "speakers", "stability", "steady", "stream_voice",
     "voice_activity", "voice_detector",
 )  # fmt: skip
 """Modules of this package whose classes a saved session may name."""
@@ -86,7 +87,7 @@ class SavedStream:
             )
         session = recogniser.open(self.settings, encoder)
         path = self.settings.decoding.lm_path
-        shared: dict[str, Any] = {"encoder": encoder, "alphabet": recogniser.alphabet}
+        shared: dict[str, Any] = {"encoder": encoder, "alphabet": recogniser.alphabet, "voice heads": encoder.heads}
         if path is not None:
             shared["language model"] = model = load_language_model(path)
             shared["vocabulary"] = vocabulary_of(model)
@@ -158,6 +159,8 @@ class _Pickler(pickle.Pickler):
             return "encoder"
         if isinstance(obj, Alphabet):
             return "alphabet"
+        if isinstance(obj, VoiceHeads):
+            return "voice heads"
         if isinstance(obj, Vocabulary):
             return "vocabulary"
         if hasattr(obj, "score") and hasattr(obj, "knows") and not isinstance(obj, type):

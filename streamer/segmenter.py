@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from ..model.voice_heads import VoiceFrames
 from .endpointing import Endpointer, EndpointReason, EndpointRules
-from .events import EndReason, Event, Final, Marker, Partial, Word
+from .events import EndReason, Event, Final, Marker, Partial, Speaker, Word
+from .speakers import SpeakerTracker
 from .steady import SteadyText
 from .stream_voice import StreamVoice, within
 from .voice_activity import SpeechRules
@@ -53,15 +55,22 @@ class Segmenter:
         activity: also give `Activity` events for all sound.
         looks: how many looks in a row must agree on a partial text; see `SteadyText`.
         sleeps: the voice detector listens whatever the rules say, for `silent_samples`.
+        speakers: tells who speaks; None: nobody asks.
 
     Raises:
         ConfigurationError: the rules want a voice detector that is not there.
     """
 
     def __init__(
-        self, decoder: Decoder, endpoint: EndpointRules, speech: SpeechRules, activity: bool = False, looks: int = 1,
+        self,
+        decoder: Decoder,
+        endpoint: EndpointRules,
+        speech: SpeechRules,
+        activity: bool = False,
+        looks: int = 1,
         sleeps: bool = False,
-    ) -> None:  # fmt: skip
+        speakers: SpeakerTracker | None = None,
+    ) -> None:
         self.decoder = decoder
         self.alphabet = decoder.alphabet
         self.hop_samples = decoder.hop_samples
@@ -69,6 +78,8 @@ class Segmenter:
         """Where the sound ended; words after it are dropped and times are clipped to it. None while it goes on."""
         self._endpointer = Endpointer(endpoint, borders=self.alphabet.delimiter_id is not None)
         self._voice = StreamVoice(speech, self.hop_samples, activity, sleeps)
+        self.speakers = speakers
+        """Tells who speaks, where the settings ask for it."""
         self._said: _Said | None = None
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
         self._steady = SteadyText(looks)
@@ -108,32 +119,41 @@ class Segmenter:
         if samples % self.hop_samples or samples < 0 or self.decoder.frames:
             raise ValueError(f"deaf before sample {samples} of a stream that has read {self.decoder.frames} frames")
         self._deaf_frames = self._settled_frames = samples // self.hop_samples
+        if self.speakers is not None:
+            self.speakers.begin_at(self._deaf_frames)
 
     def change(self, endpoint: EndpointRules, speech: SpeechRules, activity: bool) -> None:
         """Other rules from the next frame on, but for the detector and whether words need a voice."""
         self._endpointer.rules = endpoint
         self._voice.change(speech, activity)
 
-    def accept(self, logprobs: np.ndarray) -> list[Event]:
+    def accept(self, logprobs: np.ndarray, voices: VoiceFrames | None = None) -> list[Event]:
         """Read committed frames.
 
         Args:
             logprobs: natural log-probabilities `[frames, labels]`, any number of frames.
+            voices: what the model's voice heads say of the same frames, where the settings ask for them.
 
         Returns:
-            The finals of segments that end in them, speech starts and stops, and activity; no partial.
+            The finals of segments that end in them, speakers, speech starts and stops, and activity; no partial.
 
         Raises:
             ValueError: another shape.
         """
         self.alphabet.check(logprobs)
-        logprobs = self._heard(logprobs)
+        logprobs, voices = self._heard(logprobs, voices)
         if not len(logprobs):
             return []
         events: list[Event] = []
+        if self.speakers is not None:
+            assert voices is not None
+            skipped = voices.speaker is None
+            events += self._told(self.speakers.skip(len(logprobs)) if skipped else self.speakers.accept(voices))
         kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
         frame = self.decoder.frames
-        probabilities = self._voice.judge(self.alphabet.speech_probabilities(logprobs).tolist(), frame)
+        probabilities = self._voice.judge(
+            self.alphabet.speech_probabilities(logprobs).tolist(), frame, _activity(voices)
+        )
         events += self._clipped(self._voice.tell_frames(probabilities, frame))
         voiced = self._voice.frames(self.decoder.frames, len(kinds))
         first = 0
@@ -148,11 +168,13 @@ class Segmenter:
                 events += self._answered()
             first = last
         self._voice.forget(self.settled_samples)
+        if self.speakers is not None:
+            self.speakers.forget(self.settled_samples)
         return events + self._answered()
 
     def skip(self, frames: int) -> list[Event]:
         """Read so many frames of silence that nobody computed; as `accept`."""
-        return self.accept(self.alphabet.silence(frames))
+        return self.accept(self.alphabet.silence(frames), VoiceFrames(np.zeros(frames, np.float32), None))
 
     @property
     def silent_samples(self) -> int:
@@ -218,7 +240,7 @@ class Segmenter:
         if shown == self._shown:
             return []
         self._shown = shown
-        return [Partial(*shown, words)]
+        return [Partial(*shown, self.speakers.named(words) if self.speakers else words)]
 
     def flush(self, logprobs: np.ndarray | None = None, heard_samples: int = 0) -> list[Event]:
         """End the segment now; the text of provisional frames counts as said.
@@ -247,6 +269,8 @@ class Segmenter:
     def close(self) -> list[Event]:
         """The end of the stream: the last final and the end of speech, if there are any, and all markers."""
         events = self._clipped(self._voice.close())
+        if self.speakers is not None:
+            events += self._told(self.speakers.close())
         events += self._end(self.decoder.words, "end")
         self._begin()
         events += [*self._marks, *self.partial()]
@@ -267,7 +291,11 @@ class Segmenter:
         text, candidates = _text(words), self.decoder.candidates
         if candidates and candidates[0].text != text:
             candidates = ()  # a flush gave out a part of them, or the text is of frames that are not committed
-        return [Final(text, words, words[0].start_samples, words[-1].end_samples, reason, candidates)]
+        events: list[Event] = []
+        if self.speakers is not None:
+            events += self._told(self.speakers.settle(words[-1].end_samples))
+            words = self.speakers.named(words)
+        return [*events, Final(text, words, words[0].start_samples, words[-1].end_samples, reason, candidates)]
 
     def _begin(self) -> None:
         """A new segment starts behind the accepted frames."""
@@ -277,16 +305,28 @@ class Segmenter:
         if self._said is None:
             self._settled_frames = self.decoder.frames
 
-    def _heard(self, logprobs: np.ndarray) -> np.ndarray:
+    def _heard(self, logprobs: np.ndarray, voices: VoiceFrames | None) -> tuple[np.ndarray, VoiceFrames | None]:
         """The frames that are not deaf; the others are read and forgotten, as those before the end of a segment."""
         deaf = min(self._deaf_frames - self.decoder.frames, len(logprobs))
         if deaf <= 0:
-            return logprobs
+            return logprobs, voices
         letters = self.alphabet.speech_probabilities(logprobs[:deaf]).tolist()
-        self._voice.watch(self._voice.judge(letters, self.decoder.frames))
+        before = None if voices is None else voices[:deaf]
+        self._voice.watch(self._voice.judge(letters, self.decoder.frames, _activity(before)))
         self.decoder.accept(logprobs[:deaf])
         self.decoder.reset()
-        return logprobs[deaf:]
+        return logprobs[deaf:], None if voices is None else voices[deaf:]
+
+    def _told(self, speakers: list[Speaker]) -> list[Event]:
+        """Speakers within the sound."""
+        limit = self.limit_samples
+        if limit is None:
+            return [*speakers]
+        return [
+            msgspec.structs.replace(event, end_samples=min(event.end_samples, limit))
+            for event in speakers
+            if event.start_samples < limit
+        ]
 
     def _words_ahead(self, logprobs: np.ndarray | None) -> tuple[Word, ...]:
         """The words of the segment and of the provisional frames, which may hold endpoints of their own."""
@@ -344,6 +384,10 @@ class Segmenter:
 
     def _clipped(self, events: list[Event]) -> list[Event]:
         return within(events, self._deaf_frames * self.hop_samples, self.limit_samples)
+
+
+def _activity(voices: VoiceFrames | None) -> list[float] | None:
+    return None if voices is None or voices.activity is None else voices.activity.tolist()
 
 
 def _text(words: Sequence[Word]) -> str:

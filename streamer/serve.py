@@ -39,6 +39,10 @@ class ServeRequest:
     max_segment_s: float = 20.0
     partial_hop_ms: int = 100
     sleep_after_s: float = 0.0
+    speakers: bool = False
+    """Tell speakers apart where the client does not say."""
+    known_speakers: Path | None = None
+    """Whose names clients may be told."""
 
 
 def run_server(request: ServeRequest, terminal: Terminal) -> int:
@@ -60,6 +64,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     from .server.run import Addresses, serve
     from .server.settings import ServerSettings
     from .session import SessionSettings
+    from .speakers import SpeakerRules
 
     with as_usage():
         settings = ServerSettings(
@@ -92,7 +97,13 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
             partial_hop_ms=request.partial_hop_ms,
             endpoint=EndpointRules(silence_ms=request.silence_ms, max_segment_s=request.max_segment_s),
             sleep_after_s=request.sleep_after_s,
+            speakers=SpeakerRules(
+                enabled=request.speakers,
+                known_path=None if request.known_speakers is None else str(request.known_speakers),
+            ),
         )
+        if request.speakers or request.known_speakers is not None:  # told now, not when the first client comes
+            recogniser.known_speakers(replace(session.speakers, enabled=True))
     terminal.erase()
 
     def started(addresses: Addresses, stop: Callable[[], None]) -> None:

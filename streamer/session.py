@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from .language_model import LanguageModel
 from .plan import TAIL_SAMPLES, Plan
 from .segmenter import Segmenter
 from .sleep import Sleep
+from .speakers import SpeakerRules, SpeakerTracker
 from .voice_activity import SpeechRules
 
 __all__ = ["TAIL_SAMPLES", "Session", "SessionSettings"]
@@ -50,6 +52,13 @@ class SessionSettings:
     sleep_after_s: float = 0.0
     """Without a voice for so long, by the independent detector, the stream costs no step of the encoder until somebody
     speaks; times stay exact. It changes what the encoder has seen, see `sleep`. 0: never."""
+    speakers: SpeakerRules = field(default_factory=SpeakerRules)
+    """Whether `Speaker` events are given, and how speakers are told apart."""
+
+    @property
+    def need_heads(self) -> bool:
+        """Whether the model's voice heads have to read its frames."""
+        return self.speakers.enabled or self.speech.detector == "head"
 
     def __post_init__(self) -> None:
         seconds = self.sleep_after_s
@@ -76,6 +85,7 @@ class Session:
         settings: how to listen; its own context is not looked at here.
         model: name for the `Ready` event.
         language_model: the one of the settings, if it is loaded already.
+        known: vectors of the enrolled speakers that the settings name.
 
     Raises:
         ConfigurationError: a language model that cannot be read, or hotwords that the alphabet cannot write.
@@ -89,6 +99,7 @@ class Session:
         settings: SessionSettings | None = None,
         model: str = "",
         language_model: LanguageModel | None = None,
+        known: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.settings = settings or SessionSettings()
         hop = encoder.hop_samples
@@ -105,12 +116,30 @@ class Session:
             settings.activity,
             settings.decoding.looks,
             settings.sleep_after_s > 0,
+            self._tracker(encoder, known),
         )
         sleep = Sleep(settings.sleep_after_s, context.chunk_frames * hop) if settings.sleep_after_s > 0 else None
         self.plan = Plan(encoder, self._chunker, self._segmenter, sleep)
         """What the encoder has to do next; whoever called a `begin_...` drives it until nothing is needed."""
         self._taken = 0
         self._finished = False
+
+    @property
+    def speakers(self) -> SpeakerTracker | None:
+        """What tells the speakers apart; None where nobody asked for it."""
+        return self._segmenter.speakers
+
+    def _tracker(self, encoder: EncoderStream, known: Mapping[str, np.ndarray] | None) -> SpeakerTracker | None:
+        """What tells the speakers apart, where the settings ask for it."""
+        rules = self.settings.speakers
+        if not self.settings.need_heads:
+            return None
+        heads = encoder.heads
+        if heads is None:
+            raise ConfigurationError("this session needs the model's voice heads, and its encoder was given none")
+        if not rules.enabled:
+            return None
+        return SpeakerTracker(heads, rules, encoder.hop_samples, known)
 
     @property
     def samples_taken(self) -> int:
@@ -249,6 +278,8 @@ class Session:
                 "of the decoding settings only the hotwords can change within a stream (and only with method "
                 '"beam"); open a new stream for others'
             )
+        if new.speakers != old.speakers:
+            raise ConfigurationError("how a stream tells speakers apart is fixed; open a new stream for another way")
         for name in ("detector", "words_need_voice"):
             if getattr(new.speech, name) != getattr(old.speech, name):
                 raise ConfigurationError(f"SpeechRules.{name} of a stream is fixed; open a new stream for another")
@@ -266,7 +297,7 @@ class Session:
 
     def change(self, settings: SessionSettings) -> None:
         """Listen differently from the next frame on: endpoints, speech (but for the detector, and whether words need
-        a voice), activity, partial hop and hotwords may change.
+        a voice), activity, partial hop and hotwords may change; speakers may not.
 
         Raises:
             ConfigurationError: see `check_change`; nothing has changed.

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model import StreamingContext, StreamStates, WavLMConfig, WavLMForCTC
 from ..model.errors import StreamError
 from ..model.static_step import StaticRow, StepLadder
+from ..model.voice_heads import VoiceFrames, VoiceHeads
 from .encoder import EncoderStep
 from .greedy_frames import GreedyFrames
 
@@ -47,6 +48,7 @@ class SlotEncoder:
         """Sound that the model has not convolved yet."""
         self.hop_samples = config.hop_samples
         self.receptive_samples = config.receptive_samples
+        self.heads: VoiceHeads | None = None
 
     @property
     def waiting_frames(self) -> int:
@@ -196,10 +198,18 @@ class StreamSlots:
         encoders = [row.encoder for row in rows]
         if any(encoder.slots is not self for encoder in encoders):
             raise StreamError(CLOSED)
+        voiced = [n for n, encoder in enumerate(encoders) if commit and encoder.heads is not None]
+        if self.ladder is not None and 0 < len(voiced) < len(rows):  # static steps give no layers: heads step apart
+            others = [n for n in range(len(rows)) if n not in set(voiced)]
+            given = dict(zip(others, self.compute([rows[n] for n in others]), strict=True))
+            given |= zip(voiced, self.compute([rows[n] for n in voiced]), strict=True)
+            return [given[n] for n in range(len(rows))]
+        static = self.ladder is not None and not voiced
         # on a host log-probabilities are at hand as they are
-        greedy = self.ladder is not None and all(row.greedy for row in rows)
-        if self.ladder is None:
-            results, own_frames, frames = self._compute_now(rows, commit)
+        greedy = static and all(row.greedy for row in rows)
+        voices: dict[int, VoiceFrames] = {}
+        if self.ladder is None or voiced:
+            results, own_frames, frames, voices = self._compute_now(rows, commit, voiced)
         else:
             results, own_frames, frames = self._compute_static(self.ladder, rows, commit, greedy)
         if commit:
@@ -207,18 +217,27 @@ class StreamSlots:
                 encoder.committed_frames += own
         read = self._greedy if greedy else np.ndarray.copy  # a row that is kept must not keep the whole batch
         return [
-            EncoderStep(read(results[n, :count]), own)
+            EncoderStep(read(results[n, :count]), own, voices.get(n))
             for n, (count, own) in enumerate(zip(frames, own_frames, strict=True))
         ]
 
-    def _compute_now(self, rows: Sequence[Row], commit: bool) -> tuple[np.ndarray, list[int], list[int]]:
-        """The step in the shapes of this moment: log-probabilities, the own frames and all frames of each row."""
+    def _compute_now(
+        self, rows: Sequence[Row], commit: bool, voiced: list[int]
+    ) -> tuple[np.ndarray, list[int], list[int], dict[int, VoiceFrames]]:
+        """The step in the shapes of this moment: log-probabilities, own and all frames of each row, and voices."""
         self.hear([row.encoder for row in rows])
         slots, finals = [row.encoder.slot for row in rows], [row.final for row in rows]
-        out = self.model.step(self.states, slots, commit=commit, final=finals)
+        out = self.model.step(self.states, slots, commit=commit, final=finals, layers=bool(voiced))
         assert out.logits is not None
         logprobs = out.logits.log_softmax(-1).cpu().numpy()  # [rows, frames, labels], the one fetch of the step
-        return logprobs, out.own_frames, out.frames
+        voices: dict[int, VoiceFrames] = {}
+        if voiced:
+            heads = rows[voiced[0]].encoder.heads  # the model's, which all its streams share
+            assert heads is not None
+            assert out.hidden_states is not None
+            read = heads.read([state[voiced] for state in out.hidden_states])
+            voices = {n: one[: out.own_frames[n]] for n, one in zip(voiced, read, strict=True)}
+        return logprobs, out.own_frames, out.frames, voices
 
     def _compute_static(
         self, ladder: StepLadder, rows: Sequence[Row], commit: bool, greedy: bool

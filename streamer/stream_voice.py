@@ -80,14 +80,18 @@ class StreamVoice:
         """Sound without a sign of a voice, up to the newest that the detector knows; 0 where none listens."""
         return 0 if self._detector is None else self._detector.known_samples - self._sign_samples
 
-    def judge(self, letters: Sequence[float], first_frame: int) -> list[float]:
+    def judge(self, letters: Sequence[float], first_frame: int, activity: Sequence[float] | None = None) -> list[float]:
         """Probabilities of speech for committed frames; none where the independent detector alone decides.
 
         Args:
             letters: probabilities that a frame says something, 0 to 1, from `first_frame` on.
+            activity: what the model's voice activity head says of them, where it decides.
         """
         if self.rules.detector == "silero":
             return []
+        if self.rules.detector == "head":
+            assert activity is not None
+            return list(activity)
         probabilities = list(letters)
         if self.rules.detector == "both":
             for n, letter in enumerate(letters):

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from ..model.errors import ConfigurationError
 from .silero import WINDOW_SAMPLES
 
-Detector = Literal["silero", "model", "both"]
+Detector = Literal["silero", "model", "both", "head"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class SpeechRules:
 
     detector: Detector = "silero"
     """`silero`: an independent voice detector, every 32 ms. `model`: what the model's blank and delimiter leave over,
-    in every committed frame of 20 ms. `both`: the smaller of the two, frame by frame; a letter counts for 400 ms."""
+    in every committed frame of 20 ms. `both`: the smaller of the two, frame by frame; a letter counts for 400 ms.
+    `head`: the model's own voice activity head, in every committed frame."""
     start_probability: float = 0.5
     """Speech begins with a probability above this."""
     stay_probability: float = 0.35
@@ -41,7 +42,7 @@ class SpeechRules:
 
     def __post_init__(self) -> None:
         if self.detector not in get_args(Detector):
-            self._refuse("detector", "silero, model or both")
+            self._refuse("detector", "silero, model, both or head")
         for name in ("start_probability", "stay_probability"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
@@ -60,7 +61,7 @@ class SpeechRules:
     @property
     def listens(self) -> bool:
         """Whether the independent detector has to hear the sound."""
-        return self.detector != "model" or self.words_need_voice is True
+        return self.detector in ("silero", "both") or self.words_need_voice is True
 
     def _refuse(self, name: str, expected: str) -> None:
         raise ConfigurationError(f"SpeechRules.{name} is {getattr(self, name)!r}, expected {expected}")

@@ -22,6 +22,7 @@ class Detector(StrEnum):
     silero = "silero"
     model = "model"
     both = "both"
+    head = "head"
 
 
 NoSpeechMs = Annotated[
@@ -46,7 +47,10 @@ ByVoice = Annotated[
     _option("--pause-by-voice/--pause-by-text", panel=_PAUSES, help="Whether a voice without words is no pause."),
 ]
 VoiceDetector = Annotated[
-    Detector, _option("--voice-detector", panel=_VOICE, help="Silero VAD, the model's own blanks, or both agreeing.")
+    Detector,
+    _option(
+        "--voice-detector", panel=_VOICE, help="Silero VAD, the model's own blanks, both agreeing, or its voice head."
+    ),
 ]
 VoiceStart = Annotated[
     float,

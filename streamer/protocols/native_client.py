@@ -310,7 +310,7 @@ def event_of(message: ServerMessage) -> Event:
             return Marker(message.id, _samples(message.at_s))
         case SpeakerMessage():
             start, end = _samples(message.start_s), _samples(message.end_s)
-            return Speaker(message.speaker, start, end, message.confidence)
+            return Speaker(message.speaker, start, end, message.confidence, message.score, message.known)
         case AcknowledgedMessage():
             return Acknowledged(message.samples)
         case ProblemMessage():
@@ -328,6 +328,7 @@ def _words(words: tuple[WireWord, ...]) -> tuple[Word, ...]:
             w.confidence,
             tuple(Letter(x.text, _samples(x.start_s), _samples(x.end_s)) for x in w.letters),
             tuple(Choice(c.text, c.share) for c in w.alternatives),
+            w.speaker,
         )
         for w in words
     )

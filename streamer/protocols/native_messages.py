@@ -67,7 +67,8 @@ class Start(_Message, frozen=True, tag="start"):
     version: Literal[1] = VERSION
     audio: Sound = Sound()
     settings: dict[str, Any] = {}
-    """How to listen: context, endpoint, speech, activity, decoding with hotwords, partial_hop_ms; all optional."""
+    """How to listen: context, endpoint, speech, activity, speakers, decoding with hotwords, partial_hop_ms; all
+    optional."""
     resume: ResumeRequest | None = None
     """Go on with a broken stream."""
     key: Annotated[str, Meta(max_length=500)] | None = None
@@ -134,6 +135,8 @@ class WireWord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0 to 1."""
     letters: tuple[WireLetter, ...] = ()
     alternatives: tuple[WireChoice, ...] = ()
+    speaker: str = ""
+    """Who said it, where speakers are told apart."""
 
 
 class _EventMessage(_Message, frozen=True):
@@ -213,12 +216,18 @@ class MarkerAnswer(_EventMessage, frozen=True, tag="marker"):
 
 
 class SpeakerMessage(_EventMessage, frozen=True, tag="speaker"):
-    """Who speaks."""
+    """Who spoke in a stretch that is over; it comes before the final of its words."""
 
     speaker: str
+    """Name of an enrolled speaker, a label such as "speaker 2", or "unknown"."""
     start_s: float
     end_s: float
     confidence: float
+    """That the label is right, 0 to 1."""
+    score: float = 0.0
+    """Similarity (cosine) to the voice so labelled."""
+    known: bool = False
+    """The speaker was enrolled by name."""
 
 
 class AcknowledgedMessage(_EventMessage, frozen=True, tag="acknowledged"):

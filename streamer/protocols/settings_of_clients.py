@@ -18,7 +18,7 @@ from ..session import SessionSettings
 Contexts = Callable[[str], StreamingContext]
 """Turns a name, or "left,chunk,right", into a context; raises ConfigurationError."""
 
-SERVERS_OWN = ("lm_path",)
+SERVERS_OWN = ("lm_path", "known_path")
 """Fields that a client may not name."""
 WIDEST_BEAM = 64
 MOST_HOTWORDS = 200
