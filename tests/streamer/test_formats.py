@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from wavlm_live.model.errors import ConfigurationError, OutputError
 from wavlm_live.streamer.captions import LINE_CHARACTERS, LINES, LONGEST_S, PAUSE_S, clean_text, cues_of
-from wavlm_live.streamer.events import Final, Partial, SpeechStarted, Word
+from wavlm_live.streamer.events import Final, Partial, Speaker, SpeechStarted, Word
 from wavlm_live.streamer.formats import FORMATS, format_of, open_writer, timestamp, write_transcript
 from wavlm_live.streamer.output_file import write_atomically
 
@@ -323,3 +324,31 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OutputError, match="Permission denied; choose another place"):
         attempt(tmp_path / "a.txt")
     assert os.listdir(tmp_path) == []
+
+
+def said_by(final: Final, *speakers: str) -> Final:
+    words = tuple(replace(word, speaker=speaker) for word, speaker in zip(final.words, speakers, strict=True))
+    return replace(final, words=words)
+
+
+def test_speakers_in_every_format() -> None:
+    """A line or caption for each speaker; a word that nobody is known to have said goes with its neighbours."""
+    final = said_by(spoken("zero one two three"), "anna", "", "speaker 2", "speaker 2")
+    stretch = Speaker("anna", 0, 15_000, 0.87654, 0.5, True)
+    assert written("txt", [stretch, final]) == "anna: zero one\nspeaker 2: two three\n"
+    srt = written("srt", [stretch, final]).split("\n\n")
+    assert [cue.split("\n")[2] for cue in srt[:2]] == ["anna: zero one", "speaker 2: two three"]
+    vtt = written("vtt", [stretch, said_by(spoken("a b"), "<i>", "<i>")])
+    assert "\n<v &lt;i&gt;>a b\n" in vtt
+    document = json.loads(written("json", [stretch, final]))
+    assert document["speakers"] == [
+        {"speaker": "anna", "start_s": 0.0, "end_s": 0.9375, "confidence": 0.8765, "score": 0.5, "known": True}
+    ]
+    assert [w.get("speaker") for w in document["segments"][0]["words"]] == ["anna", None, "speaker 2", "speaker 2"]
+    lines = [json.loads(line) for line in written("jsonl", [stretch, final]).splitlines()]
+    assert [line["type"] for line in lines] == ["speaker", "final"]
+    long = said_by(LONG, *["a name that is far too long for a caption of its own"] * len(LONG.words))
+    for cue in cues_of(long, named=True):
+        assert len(cue.lines) <= LINES
+        assert all(len(line) <= LINE_CHARACTERS for line in cue.lines)
+    assert " ".join(" ".join(c.lines) for c in cues_of(long)) == LONG.text
