@@ -207,6 +207,14 @@ def test_somebody_who_has_to_know_now_is_told():
     assert (later.speaker, later.start_samples) == ("speaker 1", event.end_samples)
 
 
+def test_silence_that_nobody_computed_keeps_the_times():
+    track = tracker()
+    events = track.accept(frames_of((0, 75), (None, 45)))
+    events += track.skip(1000)
+    events += heard(track, frames_of((None, 10), (1, 60), (None, 40)))
+    assert turns(events) == [("speaker 1", 0, 75), ("speaker 2", 1130, 1190)]
+
+
 def test_a_voice_follows_and_keeps_its_weight():
     voice = Voice("speaker 1", np.eye(DIM)[0], 100)
     for _ in range(200):
