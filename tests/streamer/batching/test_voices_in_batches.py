@@ -72,8 +72,10 @@ def same(got: list, expected: list) -> None:
             assert a == b
 
 
-def test_alone_in_a_batch_and_at_full_speed(voiced, clock, noise, heard, settings_of):
-    """Streams with and without heads share their steps; those without notice nothing."""
+@pytest.mark.parametrize("static", [False, True], ids=["eager", "static"])
+def test_alone_in_a_batch_and_at_full_speed(voiced, clock, noise, heard, settings_of, monkeypatch, static):
+    """Streams with and without heads stand side by side; those without notice nothing."""
+    monkeypatch.setattr("wavlm_live.streamer.stream_slots.wants_static", lambda device: static)
     with_heads = settings_of(speakers=WHO, speech=HEAD, activity=True)
     plain = settings_of()
     sounds = [noise(3.0 + n / 4, n) for n in range(6)]
@@ -91,6 +93,8 @@ def test_alone_in_a_batch_and_at_full_speed(voiced, clock, noise, heard, setting
         settings = plain if n % 3 == 2 else with_heads
         expected = run(voiced, sound, settings, block=777)
         same(result.lasting, expected)
+        if static:
+            continue
         whole = voiced.offline(settings)
         events = [e for start in range(0, len(sound), 1600) for e in whole.feed(sound[start : start + 1600])]
         same([e for e in events + whole.finish() if not isinstance(e, Partial)], expected)
