@@ -98,6 +98,8 @@ def test_alone_in_a_batch_and_at_full_speed(voiced, clock, noise, heard, setting
         whole = voiced.offline(settings)
         events = [e for start in range(0, len(sound), 1600) for e in whole.feed(sound[start : start + 1600])]
         same([e for e in events + whole.finish() if not isinstance(e, Partial)], expected)
+        (joint,) = voiced.together([sound, sounds[n - 1]], settings)[:1]
+        same([e for e in joint.feed(sound) + joint.finish() if not isinstance(e, Partial)], expected)
         kinds = {type(e) for e in expected}
         if n % 3 == 2:
             assert Speaker not in kinds
