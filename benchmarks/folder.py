@@ -2,8 +2,8 @@
 
     python benchmarks/folder.py [--models bundled base] [--recordings 40] [--rounds 3]
 
-Recordings of noise, 1 to 12 s, many short ones and few long ones, without a voice detector. Both sides give the events of
-streams: `together` is what `transcribe` does with several recordings, `one by one` is `Recogniser.offline` for each.
+Recordings of noise, 1 to 12 s, many short ones and few long ones, without a voice detector. Both sides give the events
+of streams: `together` is what `transcribe` does with several recordings, `one by one` is `Recogniser.offline` for each.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ and in plain float32. sherpa-onnx is not among the sides: these weights have no 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 
@@ -62,32 +65,69 @@ def theirs(recogniser: Recogniser, sound: np.ndarray, kind: str):
     return run
 
 
+SIDES = (
+    "stream", "offline", "stream, float32", "offline, float32", "transformers whole", "transformers window",
+)  # fmt: skip
+WINDOW_SECONDS = 6.0
+"""Sound for the memory of the window, which no longer sound changes."""
+
+
+def side_of(name: str, sound: np.ndarray, plain: Recogniser, fast: Recogniser):
+    """One run of a side by its name."""
+    kind = name.partition(",")[0].split()[-1]
+    if name.startswith("transformers"):
+        return theirs(plain, sound, kind)
+    return ours(plain if name.endswith("float32") else fast, sound, kind)
+
+
+def adopted() -> tuple[Recogniser, str]:
+    """Base in what is fastest here."""
+    fast = base_recogniser()
+    return fast, adopt(fast.model, choose_for_cpu(fast.model))
+
+
+def peak_mb(name: str, seconds: float, threads: int) -> int:
+    """Peak memory of a process that computes one side once; a peak cannot be taken back, so it is one of its own."""
+    code = [sys.executable, __file__, "--seconds", str(min(seconds, WINDOW_SECONDS) if "window" in name else seconds)]
+    done = subprocess.run([*code, "--threads", str(threads), "--memory-of", name], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return int(done.stdout.split()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--memory-of", choices=SIDES, help="run one side once and print the peak memory, nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1 if options.clock == "cpu" else options.threads)
     if options.clock == "cpu":
         time.perf_counter = time.thread_time  # what `alternate` measures with
     warnings.filterwarnings("ignore")
     sound = np.random.default_rng(0).normal(0, 0.05, round(options.seconds * 16_000)).astype(np.float32)
-    plain, fast = base_recogniser(), base_recogniser()
-    fast.compute = adopt(fast.model, choose_for_cpu(fast.model))
-    sides = {
-        "stream": ours(fast, sound, "stream"),
-        "offline": ours(fast, sound, "offline"),
-        "stream, float32": ours(plain, sound, "stream"),
-        "offline, float32": ours(plain, sound, "offline"),
-        "transformers whole": theirs(plain, sound, "whole"),
-        "transformers window": theirs(plain, sound, "window"),
-    }
+    if options.memory_of is not None:
+        plain = base_recogniser()
+        if options.memory_of in ("stream", "offline"):
+            adopt(plain.model, choose_for_cpu(plain.model))
+        side_of(options.memory_of, sound, plain, plain)()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return
+    peaks = {name: peak_mb(name, options.seconds, torch.get_num_threads()) for name in SIDES}
+    plain, (fast, fast_compute) = base_recogniser(), adopted()
+    fast.compute = fast_compute
+    sides = {name: side_of(name, sound, plain, fast) for name in SIDES}
     times = alternate(sides, options.rounds)
     speed = {name: round(options.seconds / statistics.median(found), 2) for name, found in times.items()}
     rows = [
-        {"side": name, "speed": value, "by_window": round(value / speed["transformers window"], 1)}
+        {
+            "side": name,
+            "speed": value,
+            "by_window": round(value / speed["transformers window"], 1),
+            "peak_mb": peaks[name],
+        }
         for name, value in speed.items()
     ]
     for row in rows:

@@ -5,8 +5,11 @@
 Streams speak at the pace of speech, each at its own phase, in blocks of 100 ms, on a simulated clock: computing takes
 the time that it takes, waiting is jumped over. Held means: after `--seconds` of that clock the p99 of the latency, from
 the last sample of a chunk to its events, is below one chunk. Left context 5 s, caches full from the start, no
-provisional passes. The number is searched from the measured cost of steps on; the share of the physical limit is the
-arithmetic that the held streams need, by the measured speed of large products of matrices.
+provisional passes. The number is searched from the measured cost of steps on.
+
+The physical limit: the arithmetic that the held streams need, by the measured speed of large products of matrices; and
+the bytes that must be read, the weights once a step and each stream's cached keys and values once a chunk, by the
+measured speed of copying (a copy reads and writes, so twice its bytes). Both shares are of the whole time.
 
 `--clock cpu` counts the processor's time of one thread: see `latency.py`.
 """
@@ -63,6 +66,25 @@ def peak_gflops(dtype: torch.dtype, clock: Callable[[], float]) -> float:
     return 2 * 1024**3 / best / 1e9
 
 
+def peak_gb(clock: Callable[[], float]) -> float:
+    """Gigabytes a second, read and written, of the fastest of some copies of 128 MB."""
+    source = torch.ones(32 * 2**20)
+    target, best = torch.empty_like(source), float("inf")
+    for _ in range(6):
+        start_s = clock()
+        target.copy_(source)
+        best = min(best, clock() - start_s)
+    return 2 * 4 * source.numel() / best / 1e9
+
+
+def gb_a_second(
+    config: WavLMConfig, context: StreamingContext, told: dict[str, float], weights: int, size: int
+) -> float:
+    """What so many streams make the device read in a second: weights once a step, rings once a chunk."""
+    ring = 2 * config.num_hidden_layers * context.left_frames * config.hidden_size * size
+    return (told["steps_a_second"] * weights * size + told["streams"] / (context.chunk_ms / 1000) * ring) / 1e9
+
+
 def held(
     recogniser: Recogniser,
     context: StreamingContext,
@@ -112,6 +134,7 @@ def held(
         "p99_ms": round(told.latency_p99_ms, 1),
         "batch_mean": round(told.batch_mean, 1),
         "busy": round(told.busy_s / seconds, 2),
+        "steps_a_second": round(told.steps / seconds, 2),
     }
 
 
@@ -146,25 +169,33 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--add", action="store_true", help="keep the rows of other models that were measured before")
+    parser.add_argument("--add", action="store_true", help="keep rows that were measured before")
     options = parser.parse_args()
     torch.set_num_threads(1 if options.clock == "cpu" else options.threads)
     clock = time.perf_counter if options.clock == "wall" else time.thread_time
     rows = []
     for name in options.models:
         recogniser = Recogniser.load(device="cpu") if name == "bundled" else base_recogniser()
+        weights = sum(p.numel() for p in recogniser.model.parameters())
         recogniser.compute = adopt(recogniser.model, choose_for_cpu(recogniser.model))
-        peak = peak_gflops(recogniser.dtype, clock)
+        peak, copied = peak_gflops(recogniser.dtype, clock), peak_gb(clock)
+        size = torch.finfo(recogniser.dtype).bits // 8
         for chunk_ms in options.chunks_ms:
             found = search(recogniser, chunk_ms, options.seconds, options.probes, clock)
-            needed = gflop_a_second(recogniser.model.config, StreamingContext.parse(str(found["context"])))
+            config, context = recogniser.model.config, StreamingContext.parse(str(found["context"]))
+            needed = gflop_a_second(config, context)
             share = round(float(found["streams"]) * needed / peak, 3)
+            moved = gb_a_second(config, context, found, weights, size) if "steps_a_second" in found else 0.0
             row = {"model": name, "compute": recogniser.compute, "chunk_ms": chunk_ms, **found}
             rows.append({**row, "gflop_a_second": round(needed, 2), "peak_gflops": round(peak), "share_of_peak": share})
+            rows[-1] |= {"gb_a_second": round(moved, 2), "peak_gb": round(copied, 1)}
+            rows[-1]["share_of_copying"] = round(moved / copied, 3)
             print(rows[-1], flush=True)
     path = RESULTS / "streams.json"
     if options.add and path.is_file():
-        rows = [row for row in json.loads(path.read_text())["rows"] if row["model"] not in options.models] + rows
+        new = {(row["model"], row["chunk_ms"]) for row in rows}
+        old = [row for row in json.loads(path.read_text())["rows"] if (row["model"], row["chunk_ms"]) not in new]
+        rows = sorted([*old, *rows], key=lambda row: (row["model"] == "base", row["chunk_ms"]))
     write("streams", {"clock": options.clock, "seconds": options.seconds, "rows": rows})
 
 

@@ -205,19 +205,32 @@ def streams(result: dict[str, Any]) -> str:
             r.get("p99_ms", ""),
             r.get("batch_mean", ""),
             f"{100 * r['share_of_peak']:.0f} %",
+            f"{100 * r['share_of_copying']:.0f} %" if "share_of_copying" in r else "",
         ]
         for r in result["rows"]
     ]
-    head = ["model", "chunk ms", "streams held", "latency p50 ms", "p99 ms", "mean batch", "of peak arithmetic"]
+    head = [
+        "model", "chunk ms", "streams held", "latency p50 ms", "p99 ms", "mean batch", "of peak arithmetic",
+        "of peak memory traffic",
+    ]  # fmt: skip
     return grid(head, rows) + f"\n\n{result['seconds']:g} s of simulated time each. {clock_of(result)}"
 
 
 def peers(result: dict[str, Any]) -> str:
     """Seconds of sound a second, side by side."""
-    rows = [[r["side"], r["speed"], f"{r['by_window']}x"] for r in result["rows"]]
-    return (
-        grid(["side (base)", "seconds of sound a second", "by transformers window"], rows) + f"\n\n{clock_of(result)}"
-    )
+    rows = [[r["side"], r["speed"], f"{r['by_window']}x", r.get("peak_mb", "")] for r in result["rows"]]
+    head = ["side (base)", "seconds of sound a second", "by transformers window", "peak MB of a process"]
+    return grid(head, rows) + f"\n\n{result['seconds']:g} s of sound. {clock_of(result)}"
+
+
+def folder(result: dict[str, Any]) -> str:
+    """Short recordings together and one by one."""
+    rows = [
+        [f"{r['model']}, {r['compute'].split(' (')[0]}", r["speed_one_by_one"], r["speed_together"], f"{r['ratio']}x"]
+        for r in result["rows"]
+    ]
+    head = ["model", "one by one, seconds of sound a second", "together", "ratio"]
+    return grid(head, rows) + f"\n\n{result['recordings']} recordings, {result['seconds']:g} s."
 
 
 def long_session(result: dict[str, Any]) -> str:
@@ -250,6 +263,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "latency": latency,
     "streams": streams,
     "peers": peers,
+    "folder": folder,
     "long_session": long_session,
     "decoding_errors": decoding_errors,
     "stability": stability,
