@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from ..model.errors import OutputError, WavLMLiveError
-from . import network_commands, options, speaker_options, voice_options, watch_command
+from . import classify, network_commands, options, speaker_options, voice_options, watch_command
 from .interrupts import Interrupted, Interruption
 from .options import Decoding, Listening, UsageError
 from .speaker_options import Speakers
@@ -362,6 +362,7 @@ def evaluate(context: typer.Context) -> int:
 network_commands.register(app, _terminal, _with_signals)
 watch_command.register(app, _terminal, _with_signals)
 speaker_options.register(app, _terminal, _with_signals)
+classify.register(app, _terminal, _with_signals)
 
 if __name__ == "__main__":
     sys.exit(main())

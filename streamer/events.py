@@ -169,6 +169,27 @@ class Speaker(_Event, frozen=True):
     """The speaker was enrolled by name."""
 
 
+class ClassShare(msgspec.Struct, frozen=True):
+    """A class and how probable it is."""
+
+    label: str
+    score: float
+    """0 to 1."""
+
+
+class Classification(_Event, frozen=True, omit_defaults=True):
+    """What a model for classes of recordings says of a stretch of sound, see `classifier`; no session gives it."""
+
+    label: str
+    """The most probable class."""
+    score: float
+    """Its probability, 0 to 1."""
+    start_samples: int
+    end_samples: int
+    others: tuple[ClassShare, ...] = ()
+    """The next ones, if asked for."""
+
+
 class Acknowledged(_Event, frozen=True):
     """Samples safely taken: a client that reconnects need not send them again."""
 
@@ -195,7 +216,7 @@ def to_seconds(samples: int) -> float:
     return samples / SAMPLE_RATE
 
 
-def to_wire(event: Event | Word) -> dict[str, Any]:
+def to_wire(event: Event | Classification | Word) -> dict[str, Any]:
     """An event as a dictionary of plain JSON values, with its `type`.
 
     Every `*_samples` becomes `*_s` in seconds (exact: `round(s * 16000)` gives the samples back); confidences
@@ -204,7 +225,7 @@ def to_wire(event: Event | Word) -> dict[str, Any]:
     return _wire(msgspec.to_builtins(event))
 
 
-def to_wire_bytes(event: Event | Word) -> bytes:
+def to_wire_bytes(event: Event | Classification | Word) -> bytes:
     """`to_wire` as one line of JSON in UTF-8, without the newline."""
     return msgspec.json.encode(to_wire(event))
 
