@@ -4,7 +4,8 @@ A stream remembers sound in three ways: the encoder's caches reach back a bounde
 the endpoint rules forget everything where a segment ends, and the grid of chunks begins with the first sample. So a
 fresh stream gives the same results as the broken one if it hears the sound from an `origin` on that lies on the grid
 of chunks, far enough before the end of a segment for the caches to be full of the same values, and is deaf up to that
-end (`Session.deafen`). The kept sound is what came since then: the caches' reach and the segment that is being spoken.
+end (`Session.deafen`). The voice detector alone forgets nothing for good: what it knows goes along (`VoiceMemory`),
+and so does whether somebody is speaking and what was said about it already. The kept sound is what came since then: the caches' reach and the segment that is being spoken.
 
 Front ends with statistics over the whole stream (group norm, normalised waveforms) remember more than that; with
 them the results are as good, but not always the same.
@@ -21,6 +22,7 @@ import msgspec
 from ..model.config import WavLMConfig
 from ..model.context import StreamingContext
 from .events import Event, Final, Partial, Word
+from .stream_voice import LETTER_FRAMES, PLACE_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,18 @@ class Reach:
     grid_samples: int
 
     @classmethod
-    def of(cls, config: WavLMConfig, context: StreamingContext) -> Reach:
-        """The reach of a model under a context: every layer sees `left` frames before the chunk below it."""
+    def of(cls, config: WavLMConfig, context: StreamingContext, padding_samples: int = 0) -> Reach:
+        """The reach of a model under a context: every layer sees `left` frames before the chunk below it.
+
+        Args:
+            padding_samples: how far before a word its voice may lie.
+        """
         chunk = context.chunk_frames
         chunks = config.num_hidden_layers * -(-context.left_frames // chunk) + -(
             -config.num_conv_pos_embeddings // (2 * chunk)
         )
-        return cls(chunks * chunk * config.hop_samples, chunk * config.hop_samples)
+        hop = config.hop_samples
+        return cls(max(chunks * chunk * hop, padding_samples) + LETTER_FRAMES * hop, lcm(chunk * hop, PLACE_SAMPLES))
 
     def origin(self, segment_samples: int, grid_samples: int = 1) -> int:
         """Where to begin anew so that a segment that begins there comes out the same.

@@ -27,8 +27,9 @@ from .endpointing import Endpointer, EndpointReason, EndpointRules
 from .events import EndReason, Event, Final, Marker, Partial, Speaker, Word
 from .speakers import SpeakerTracker
 from .steady import SteadyText
-from .stream_voice import StreamVoice, within
+from .stream_voice import StreamVoice
 from .voice_activity import SpeechRules
+from .voice_memory import VoiceMemory
 
 if TYPE_CHECKING:
     from .decoding import Decoder
@@ -121,6 +122,15 @@ class Segmenter:
         self._deaf_frames = self._settled_frames = samples // self.hop_samples
         if self.speakers is not None:
             self.speakers.begin_at(self._deaf_frames)
+        self._voice.deafen(samples)
+
+    def remember_voice(self, every_samples: int, memory: VoiceMemory) -> None:
+        """See `StreamVoice.remember`; after `deafen`."""
+        self._voice.remember(every_samples, memory, self.settled_samples)
+
+    def voice_memory(self, samples: int) -> VoiceMemory:
+        """What the voice detection of a stream that begins anew at a sample has to know; see `resuming`."""
+        return self._voice.memory_at(samples)
 
     def change(self, endpoint: EndpointRules, speech: SpeechRules, activity: bool) -> None:
         """Other rules from the next frame on, but for the detector and whether words need a voice."""
@@ -304,6 +314,7 @@ class Segmenter:
             self._said = None
         if self._said is None:
             self._settled_frames = self.decoder.frames
+            self._voice.settle()
 
     def _heard(self, logprobs: np.ndarray, voices: VoiceFrames | None) -> tuple[np.ndarray, VoiceFrames | None]:
         """The frames that are not deaf; the others are read and forgotten, as those before the end of a segment."""
@@ -312,7 +323,7 @@ class Segmenter:
             return logprobs, voices
         letters = self.alphabet.speech_probabilities(logprobs[:deaf]).tolist()
         before = None if voices is None else voices[:deaf]
-        self._voice.watch(self._voice.judge(letters, self.decoder.frames, _activity(before)))
+        self._voice.watch(self._voice.judge(letters, self.decoder.frames, _activity(before)), deaf=True)
         self.decoder.accept(logprobs[:deaf])
         self.decoder.reset()
         return logprobs[deaf:], None if voices is None else voices[deaf:]
@@ -383,7 +394,7 @@ class Segmenter:
         )
 
     def _clipped(self, events: list[Event]) -> list[Event]:
-        return within(events, self._deaf_frames * self.hop_samples, self.limit_samples)
+        return self._voice.ungiven(events, self.limit_samples)
 
 
 def _activity(voices: VoiceFrames | None) -> list[float] | None:

@@ -22,6 +22,7 @@ from .segmenter import Segmenter
 from .sleep import Sleep
 from .speakers import SpeakerRules, SpeakerTracker
 from .voice_activity import SpeechRules
+from .voice_memory import VoiceMemory
 
 __all__ = ["TAIL_SAMPLES", "Session", "SessionSettings"]
 MOST_MARKS = 1000
@@ -166,6 +167,20 @@ class Session:
             ValueError: it is no multiple, or sound was fed.
         """
         self._segmenter.deafen(samples)
+
+    def remember_voice(self, every_samples: int, memory: VoiceMemory | None = None) -> None:
+        """Keep what `voice_memory` may be asked for; after `deafen`, before any sound is fed.
+
+        Args:
+            every_samples: places that may be asked for, a multiple of `stream_voice.PLACE_SAMPLES`.
+            memory: of the stream with which this one goes on.
+        """
+        self._segmenter.remember_voice(every_samples, memory or VoiceMemory())
+
+    def voice_memory(self, samples: int) -> VoiceMemory:
+        """What the voice detection of another stream has to know to go on from `settled_samples` as this one, if its
+        sound begins at a sample; nobody will ask for an earlier one."""
+        return self._segmenter.voice_memory(samples)
 
     def feed(self, samples: np.ndarray) -> list[Event]:
         """Take a block of sound and return what became known by it.

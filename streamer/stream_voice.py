@@ -13,9 +13,12 @@ from .silero import WINDOW_SAMPLES
 from .sleep import SIGN_PROBABILITY
 from .voice_activity import SpeechRules, SpeechWatch, VoiceLog
 from .voice_detector import VoiceDetector
+from .voice_memory import VoiceMemory, WatchMemory
 
 ACTIVITY_WINDOWS = 5
 """Windows of the voice detector that share an `Activity` event: 160 ms."""
+PLACE_SAMPLES = ACTIVITY_WINDOWS * WINDOW_SAMPLES
+"""A stream may begin anew at multiples of this without its windows and `Activity` events lying elsewhere."""
 LETTER_FRAMES = 20
 """With both detectors, a letter counts as speech for so many frames: most frames between letters are blank."""
 
@@ -46,6 +49,12 @@ class StreamVoice:
         self._watch = SpeechWatch(rules, WINDOW_SAMPLES if rules.detector == "silero" else hop_samples)
         self._untold: list[float] = []  # probabilities of windows that are in no `Activity` yet
         self._letters: deque[float] = deque(maxlen=LETTER_FRAMES)  # the model's probabilities of the last frames
+        self._heard = 0  # samples
+        self._every = 0  # samples from one place to the next whose memory is kept; 0: nobody will ask
+        self._places: deque[tuple[int, VoiceMemory]] = deque()
+        self._settled: WatchMemory | None = None  # of the watch, where the last segment ended
+        self._given = [-1, -1, 0]  # places up to which starts, stops and activity were given
+        self._told_of_deaf = False  # the watch knows what another stream made of the frames before the segment
 
     def change(self, rules: SpeechRules, activity: bool) -> None:
         """Other rules from now on; the detector and whether words need a voice stay as they are."""
@@ -53,8 +62,70 @@ class StreamVoice:
         self.rules = self._watch.rules = rules
         self.activity = activity
 
+    def deafen(self, samples: int) -> None:
+        """Starts, stops and activity before this sample were given already."""
+        self._given = [samples - 1, samples - 1, samples]
+
+    def remember(self, every_samples: int, memory: VoiceMemory, segment_samples: int) -> None:
+        """From now on keep what `memory_at` may be asked for, and go on as the stream that remembered `memory`.
+
+        Args:
+            every_samples: places that may be asked for, a multiple of `PLACE_SAMPLES`.
+            memory: an empty one for a stream that begins.
+            segment_samples: where the first segment begins that counts.
+
+        Raises:
+            ValueError: it was called before, or there are no such places.
+        """
+        if self._every or every_samples <= 0 or every_samples % PLACE_SAMPLES:
+            raise ValueError(f"places every {every_samples} samples, {self._every} before")
+        self._every = every_samples
+        if memory.detector is not None and self._detector is not None:
+            self._detector.take_up(memory.detector)
+        if memory.watch is not None:
+            alone = self.rules.detector == "silero"
+            self._watch.take_up(memory.watch, 0 if alone else segment_samples)
+            self._told_of_deaf = not alone
+            self._given = list(memory.given)
+        self._settled = self._watch.memory
+        self._keep()
+
+    def settle(self) -> None:
+        """A segment ends behind the frames that were judged."""
+        self._settled = self._watch.memory
+
+    def memory_at(self, samples: int) -> VoiceMemory:
+        """What was remembered at a place; nobody will ask for an earlier one."""
+        given = (self._given[0] - samples, self._given[1] - samples, self._given[2] - samples)
+        if self._detector is None:
+            return VoiceMemory(None, self._settled, given)
+        while len(self._places) > 1 and self._places[1][0] <= samples:
+            self._places.popleft()
+        at, memory = self._places[0]
+        if at != samples:
+            raise ValueError(f"nothing is kept of sample {samples}, only of {at}")
+        watch = memory.watch if self.rules.detector == "silero" else self._settled
+        return VoiceMemory(memory.detector, watch, given)
+
+    def _keep(self) -> None:
+        detector = None if self._detector is None else self._detector.memory
+        self._places.append((self._heard, VoiceMemory(detector, self._watch.memory)))
+
     def listen(self, samples: np.ndarray) -> list[Event]:
         """Hear sound, float32 `[samples]`; the events that follow from it alone."""
+        if not self._every or self._detector is None:
+            return self._hear(samples)
+        events: list[Event] = []
+        while len(samples):
+            room = self._every - self._heard % self._every
+            piece, samples = samples[:room], samples[room:]
+            events += self._hear(piece)
+            self._heard += len(piece)
+            if self._heard % self._every == 0:
+                self._keep()
+        return events
+
+    def _hear(self, samples: np.ndarray) -> list[Event]:
         if self._detector is None:
             return []
         start = self._detector.known_samples
@@ -100,9 +171,9 @@ class StreamVoice:
                 probabilities[n] = min(max(self._letters), self._log.loudest(start, start + self._hop))
         return probabilities
 
-    def watch(self, probabilities: Sequence[float]) -> list[Event]:
-        """Speech starts and stops in the next of the frames that were judged."""
-        return self._changes(probabilities)
+    def watch(self, probabilities: Sequence[float], *, deaf: bool = False) -> list[Event]:
+        """Speech starts and stops in the next of the frames that were judged; `deaf` ones are context only."""
+        return [] if deaf and self._told_of_deaf else self._changes(probabilities)
 
     def tell_frames(self, probabilities: list[float], first_frame: int) -> list[Event]:
         """The activity of frames that were judged."""
@@ -157,6 +228,29 @@ class StreamVoice:
         """Whether all sound is known in which its voice may be."""
         return word.end_samples + self._padding <= self._log.known_samples
 
+    def ungiven(self, events: list[Event], limit_samples: int | None) -> list[Event]:
+        """Speech and activity events without what was given already, by this stream or the one with which it goes on,
+        and clipped to the sound's end where it is known."""
+        found: list[Event] = []
+        given = self._given
+        for event in events:
+            if isinstance(event, Activity):
+                hop, probabilities = event.hop_samples, event.probabilities
+                if limit_samples is not None:  # what begins after the sound tells nothing
+                    probabilities = probabilities[: max(0, -(-(limit_samples - event.start_samples) // hop))]
+                known = max(0, -(-(given[2] - event.start_samples) // hop))
+                if probabilities := probabilities[known:]:
+                    event = Activity(event.start_samples + known * hop, hop, probabilities)
+                    given[2] = event.start_samples + len(probabilities) * hop
+                    found.append(event)
+            elif isinstance(event, SpeechStarted | SpeechStopped):
+                at = event.at_samples if limit_samples is None else min(event.at_samples, limit_samples)
+                kind = int(isinstance(event, SpeechStopped))
+                if at > given[kind]:
+                    given[kind] = at
+                    found.append(type(event)(at))
+        return found
+
     def _tell(self, end_samples: int) -> list[Event]:
         """The windows up to this sample that no event told of."""
         probabilities, self._untold = tuple(self._untold), []
@@ -170,19 +264,3 @@ class StreamVoice:
     @staticmethod
     def _as_events(changes: list[tuple[bool, int]]) -> list[Event]:
         return [SpeechStarted(at) if started else SpeechStopped(at) for started, at in changes]
-
-
-def within(events: list[Event], first_samples: int, limit_samples: int | None) -> list[Event]:
-    """Speech and activity events from `first_samples` on, clipped to the sound's end where it is known."""
-    found: list[Event] = []
-    for event in events:
-        if isinstance(event, Activity):
-            if limit_samples is not None:  # what begins after the sound tells nothing
-                count = max(0, -(-(limit_samples - event.start_samples) // event.hop_samples))
-                event = Activity(event.start_samples, event.hop_samples, event.probabilities[:count])
-            if event.probabilities and event.start_samples >= first_samples:
-                found.append(event)
-        elif isinstance(event, SpeechStarted | SpeechStopped) and event.at_samples >= first_samples:
-            at = event.at_samples if limit_samples is None else min(event.at_samples, limit_samples)
-            found.append(type(event)(at))
-    return found

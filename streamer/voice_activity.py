@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ..model.errors import ConfigurationError
 from .silero import WINDOW_SAMPLES
+from .voice_memory import WatchMemory
 
 Detector = Literal["silero", "model", "both", "head"]
 
@@ -87,7 +88,7 @@ class SpeechWatch:
         self.rules = rules
         self._step = step_samples
         self._at = 0  # samples seen
-        self._first = -1  # where the speech that goes on, or may go on, begins; -1: nobody speaks
+        self._first: int | None = None  # where the speech that goes on, or may go on, begins; None: nobody speaks
         self._end = 0  # one past the last sample that kept it going
         self._told = False  # it was long enough and its start was given
         self._free = 0  # before this sample everything was given
@@ -96,6 +97,18 @@ class SpeechWatch:
     def speaking(self) -> bool:
         """Speech has started and not stopped."""
         return self._told
+
+    @property
+    def memory(self) -> WatchMemory:
+        """What it remembers, places from here."""
+        first = None if self._first is None else self._first - self._at
+        return WatchMemory(self._told, first, self._end - self._at, self._free - self._at)
+
+    def take_up(self, memory: WatchMemory, at_samples: int) -> None:
+        """Go on as the watch that remembered this, at a sample of this stream."""
+        self._at, self._told = at_samples, memory.told
+        self._first = None if memory.first is None else at_samples + memory.first
+        self._end, self._free = at_samples + memory.end, at_samples + memory.free
 
     def scan(self, probabilities: Sequence[float]) -> list[tuple[bool, int]]:
         """See the next probabilities.
@@ -106,20 +119,20 @@ class SpeechWatch:
         rules, changes = self.rules, []
         for probability in probabilities:
             self._at += self._step
-            if probability > (rules.stay_probability if self._first >= 0 else rules.start_probability):
-                if self._first < 0:
+            if probability > (rules.start_probability if self._first is None else rules.stay_probability):
+                if self._first is None:
                     self._first = self._at - self._step
                 self._end = self._at
                 if not self._told and self._end - self._first >= 16 * rules.min_speech_ms:
                     self._told = True
                     changes.append((True, max(self._free, self._first - 16 * rules.padding_ms)))
-            elif self._first >= 0 and self._at - self._end >= 16 * rules.min_silence_ms:
+            elif self._first is not None and self._at - self._end >= 16 * rules.min_silence_ms:
                 changes += self.stop()
         return changes
 
     def stop(self) -> list[tuple[bool, int]]:
         """End the speech that goes on, as at the end of a stream; the change, if anybody spoke."""
-        told, self._told, self._first = self._told, False, -1
+        told, self._told, self._first = self._told, False, None
         if not told:
             return []
         self._free = min(self._at, self._end + 16 * self.rules.padding_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .silero import WINDOW_SAMPLES, SileroState, load_silero
+from .voice_memory import DetectorMemory
 
 RESET_WINDOWS = 1024
 """Windows between the places where the network may be reset: about 33 s."""
@@ -33,7 +34,23 @@ class VoiceDetector:
         self._state = SileroState.fresh()
         self._waiting = np.zeros(0, np.float32)
         self._windows = 0
+        self._since = 0  # windows since the last place where it may be reset
         self._quiet = 0  # windows since somebody may have spoken
+
+    @property
+    def memory(self) -> DetectorMemory:
+        """What it remembers between two windows.
+
+        Raises:
+            ValueError: it is within one.
+        """
+        if len(self._waiting):
+            raise ValueError(f"{len(self._waiting)} samples of a window wait")
+        return DetectorMemory(self._state, min(self._quiet, QUIET_WINDOWS), self._since)
+
+    def take_up(self, memory: DetectorMemory) -> None:
+        """Go on as the detector that remembered this."""
+        self._state, self._quiet, self._since = memory.state, memory.quiet, memory.since % RESET_WINDOWS
 
     @property
     def known_samples(self) -> int:
@@ -57,8 +74,9 @@ class VoiceDetector:
             probability, self._state = network.follow(features, self._state)
             found.append(probability)
             self._windows += 1
+            self._since = (self._since + 1) % RESET_WINDOWS
             self._quiet = self._quiet + 1 if probability < QUIET_PROBABILITY else 0
-            if self._windows % RESET_WINDOWS == 0 and self._quiet >= QUIET_WINDOWS:
+            if self._since == 0 and self._quiet >= QUIET_WINDOWS:
                 self._state = SileroState.fresh()
         self._waiting = waiting[count * WINDOW_SAMPLES :].copy()
         return found

@@ -9,6 +9,7 @@ from typing import Protocol
 from ...model.errors import WavLMLiveError
 from ..events import Event
 from ..session import SessionSettings
+from ..voice_memory import VoiceMemory
 from .audio import AudioFormat
 
 
@@ -43,6 +44,8 @@ class Resume:
     """Finals that lie before that place."""
     messages: int = 0
     """Number of the first control message that the client still has."""
+    voice: VoiceMemory = field(default_factory=VoiceMemory)
+    """What the voice detection of the broken stream knew."""
 
 
 @dataclass(frozen=True)

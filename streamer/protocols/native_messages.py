@@ -17,6 +17,7 @@ VERSION = 1
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Text = Annotated[str, Meta(max_length=200)]
+Blob = Annotated[bytes, Meta(max_length=2000)]
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -46,6 +47,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many finals those are."""
     messages: Count = 0
     """Control messages (`flush`, `marker`, `settings`) before this number need not be sent again; they count from 0."""
+    voice: Blob = b""
+    """What the voice detection remembers there; base64, for servers only."""
 
 
 class ResumeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,6 +22,7 @@ from ..protocols.commands import Open, Resume
 from ..protocols.native_messages import Point
 from ..resuming import Reach, shifted
 from ..session import SessionSettings
+from ..voice_memory import VoiceMemory
 from .event_log import EventLog
 from .limits import AudioBudget, LimitReached
 from .metrics import Metrics
@@ -66,7 +67,8 @@ class LiveStream:
         """Is shown the sound: the token, the place of the first sample, and the samples."""
         self._batcher = batcher
         context = request.settings.context or batcher.recogniser.contexts["default"]
-        self._reach = Reach.of(batcher.recogniser.model.config, context)
+        padding_samples = request.settings.speech.word_padding_ms * SAMPLE_RATE // 1000
+        self._reach = Reach.of(batcher.recogniser.model.config, context, padding_samples)
         resume = request.resume
         self._begin_at(resume, clock_samples)
         self.log = EventLog(resume.last_seq if resume else 0, limits.kept_events, limits.unread_events)
@@ -75,12 +77,14 @@ class LiveStream:
         self._stream: BatchedStream = batcher.open(request.settings, self._from_batcher, on_end=self._end_from_batcher)
         if self._point.segment_samples > self.origin_samples:
             self._stream.session.deafen(self._point.segment_samples - self.origin_samples)
+        self._stream.session.remember_voice(self._reach.grid_samples, resume.voice if resume else None)
 
     def _begin_at(self, resume: Resume | None, clock_samples: int) -> None:
         """Where its sound begins, and what was given before."""
         point = Point()
         if resume is not None:
-            point = Point(0, resume.origin_samples, resume.segment_samples, resume.finals_before, resume.messages)
+            place = resume.origin_samples, resume.segment_samples
+            point = Point(0, *place, resume.finals_before, resume.messages, resume.voice.to_bytes())
         hop = self._batcher.recogniser.model.config.hop_samples
         grid = self._reach.grid_samples
         if point.origin_samples % grid or (point.segment_samples - point.origin_samples) % hop:
@@ -101,6 +105,7 @@ class LiveStream:
         self._finals = point.finals
         self._finals_seen = resume.finals if resume else 0
         self._point = point
+        self._settled_samples = max(0, point.segment_samples - self.origin_samples)  # in the batcher's thread
         self._open_finals: deque[tuple[int, int]] = deque()  # number and end of finals behind the point
         self._controls: deque[tuple[int, int]] = deque()  # number and place of control messages behind the point
         self._arrivals: deque[tuple[int, int]] = deque()  # bytes and samples up to the end of each message
@@ -261,13 +266,18 @@ class LiveStream:
 
     def _from_batcher(self, events: list[Event]) -> None:
         """In the batcher's thread: what was settled belongs to exactly these events."""
-        settled = self._stream.session.settled_samples
-        self._loop.call_soon_threadsafe(self._arrived, events, settled)
+        session, place = self._stream.session, None
+        if session.settled_samples > self._settled_samples:
+            self._settled_samples = settled = session.settled_samples
+            grid = self.audio.grid_samples if self.audio.is_raw else 1
+            origin = self._reach.origin(settled, grid)
+            place = self.origin_samples + settled, self.origin_samples + origin, session.voice_memory(origin)
+        self._loop.call_soon_threadsafe(self._arrived, events, place)
 
     def _end_from_batcher(self, stream: BatchedStream) -> None:
         self._loop.call_soon_threadsafe(self._ended, stream.problem)
 
-    def _arrived(self, events: list[Event], settled: int) -> None:
+    def _arrived(self, events: list[Event], place: tuple[int, int, VoiceMemory] | None) -> None:
         for event in events:
             if isinstance(event, Marker) and event.id == self._question:
                 self._asking = False
@@ -280,7 +290,8 @@ class LiveStream:
                     self.log.add(event, number)
             elif not (isinstance(event, Problem) and event.fatal):
                 self.log.add(event)
-        self._settle(self.origin_samples + settled)
+        if place is not None:
+            self._settle(*place)
         self._metrics.events(events)
         self._changed()
 
@@ -288,22 +299,19 @@ class LiveStream:
         self.problem, self.over = problem, True
         self._changed()
 
-    def _settle(self, segment: int) -> None:
+    def _settle(self, segment: int, origin: int, voice: VoiceMemory) -> None:
         """Results of the sound before this sample were all given: move the place to resume on."""
-        if segment <= self._point.segment_samples:
-            return
         while self._open_finals and self._open_finals[0][1] <= segment:
             self._open_finals.popleft()
         while self._controls and self._controls[0][1] < segment:
             self._controls.popleft()
-        grid = self.audio.grid_samples if self.audio.is_raw else 1
-        origin = max(self._point.origin_samples, self._reach.origin(segment, grid))
         self._point = Point(
             self.audio.bytes_at(origin) if self.audio.is_raw else 0,
             origin,
             segment,
             self._open_finals[0][0] if self._open_finals else self._finals,
             self._controls[0][0] if self._controls else self.messages_received,
+            voice.to_bytes(),
         )
         self._tell()
 
@@ -316,5 +324,5 @@ class LiveStream:
         self._changed()
 
 
-def _plain(point: Point) -> dict[str, int]:
+def _plain(point: Point) -> dict[str, object]:
     return {name: getattr(point, name) for name in point.__struct_fields__}

@@ -9,14 +9,21 @@ from wavlm_live.model import StreamingContext
 from wavlm_live.streamer import Recogniser, SessionSettings
 from wavlm_live.streamer.decoding import DecodingSettings
 from wavlm_live.streamer.endpointing import EndpointRules
-from wavlm_live.streamer.events import Activity, Final, Marker, Partial, SpeechStarted, Word
+from wavlm_live.streamer.events import Activity, Final, Marker, Partial, SpeechStarted, SpeechStopped, Word
 from wavlm_live.streamer.resuming import Reach, shifted
 from wavlm_live.streamer.sources import FileSource
+from wavlm_live.streamer.voice_activity import SpeechRules
+from wavlm_live.streamer.voice_memory import VoiceMemory
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model):
     return Recogniser.load(tiny_model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return Recogniser.load(device="cpu")
 
 
 def run(session, samples, rng, flushes=()):
@@ -64,22 +71,73 @@ def said(final: Final):
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam"])
-def test_the_bundled_model_goes_on(audio_folder, method, seed):
+def test_the_bundled_model_goes_on(bundled, audio_folder, method, seed):
     rng = np.random.default_rng(seed)
     one = np.concatenate(list(FileSource(audio_folder / "digits_and_commands.flac")))
     samples = np.concatenate([one, one[::-1], one, one])
-    recogniser = Recogniser.load(device="cpu")
     settings = SessionSettings(
         context=StreamingContext(100, 32, 8), partial_hop_ms=0, decoding=DecodingSettings(method=method)
     )
-    whole, settled = run(recogniser.open(settings), samples, rng)
+    whole, settled = run(bundled.open(settings), samples, rng)
     segment = [place for _, place in settled if place][-1]
-    origin = Reach.of(recogniser.model.config, settings.context).origin(segment)
+    origin = Reach.of(bundled.model.config, settings.context).origin(segment)
     assert origin > 0
-    session = recogniser.open(settings)
+    session = bundled.open(settings)
     session.deafen(segment - origin)
     again, _ = run(session, samples[origin:], rng)
     assert [said(shifted(f, origin)) for f in again] == [said(f) for f in whole if f.end_samples > segment]
+
+
+@pytest.mark.parametrize("detector", ["silero", "model", "both"])
+def test_the_voice_detection_goes_on_exactly(bundled, audio_folder, detector, seed):
+    """After half a minute of loud noise the detector's network is far from a fresh one, and nothing resets it."""
+    rng = np.random.default_rng(seed)
+    speech = np.concatenate(list(FileSource(audio_folder / "digits_and_commands.flac")))
+    noise = rng.normal(0, 0.3, 16_000 * 25).astype(np.float32)
+    samples = np.concatenate([noise, speech, rng.normal(0, 0.05, len(speech)).astype(np.float32) + speech])
+    context = StreamingContext(20, 16, 4)
+    speech_rules = SpeechRules(detector=detector, words_need_voice=True, min_speech_ms=0, min_silence_ms=200)
+    settings = SessionSettings(context=context, partial_hop_ms=0, speech=speech_rules, activity=True)
+    reach = Reach.of(bundled.model.config, context, 16 * speech_rules.word_padding_ms)
+    session = bundled.open(settings)
+    session.remember_voice(reach.grid_samples)
+    whole, kept, given, at = [], {}, {}, 0
+    while at < len(samples):
+        end = min(at + int(rng.integers(100, 40_000)), len(samples))
+        whole += session.feed(samples[at:end])
+        at, segment = end, session.settled_samples
+        if segment and segment not in kept:
+            kept[segment] = session.voice_memory(reach.origin(segment)).to_bytes()
+            given[segment] = {kind: len(of(kind, whole)) for kind in KINDS}
+    whole += session.finish()
+    assert any(isinstance(e, SpeechStarted) for e in whole)
+    late = [segment for segment in kept if reach.origin(segment) > 0]
+    for segment in rng.choice(late, 3, replace=False).tolist():
+        origin = reach.origin(segment)
+        session = bundled.open(settings)
+        session.deafen(segment - origin)
+        session.remember_voice(reach.grid_samples, VoiceMemory.from_bytes(kept[segment]))
+        again = session.feed(samples[origin : origin + int(rng.integers(1, 40_000))])
+        again += session.feed(samples[origin + session.samples_taken :]) + session.finish()
+        again = [shifted(e, origin) for e in again]
+        for kind in KINDS:  # what was given when the place was known, and what comes now, is everything, once
+            assert of(kind, again) == of(kind, whole)[given[segment][kind] :], (segment, origin)
+
+
+KINDS = (Final, SpeechStarted, SpeechStopped, Activity)
+
+
+def of(kind, events):
+    """Those of a kind, without what the last bits of the encoder change; activity frame by frame."""
+    found = []
+    for event in events:
+        if isinstance(event, kind):
+            if isinstance(event, Activity):
+                for n, probability in enumerate(event.probabilities):
+                    found.append((event.start_samples + n * event.hop_samples, pytest.approx(probability, abs=0.02)))
+            else:
+                found.append(said(event) if isinstance(event, Final) else event)
+    return found
 
 
 def test_origin_lies_on_both_grids_and_far_enough_back():

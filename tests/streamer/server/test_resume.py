@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from wavlm_live.streamer import Recogniser, SessionSettings
 from wavlm_live.streamer.client import AsyncClient, Client, Retry
 from wavlm_live.streamer.endpointing import EndpointRules
-from wavlm_live.streamer.events import Final, Marker
+from wavlm_live.streamer.events import Activity, Final, Marker, SpeechStarted, SpeechStopped
 from wavlm_live.streamer.protocols.audio import AudioFormat
 from wavlm_live.streamer.server.settings import Limits
+from wavlm_live.streamer.voice_activity import SpeechRules
 
 SETTINGS = {"context": "20,16,4", "partial_hop_ms": 0, "endpoint": {"silence_ms": 500}}
 QUICK = Retry(first_s=0.01, longest_s=0.05, give_up_s=60)
@@ -27,6 +28,14 @@ def said(event: Final):
 
 def finals(events) -> list:
     return [said(e) for e in events if isinstance(e, Final)]
+
+
+def told(events) -> dict[str, list]:
+    """Finals, starts and stops of speech, and the probability of speech in every window."""
+    heard = [e for e in events if isinstance(e, Activity)]
+    windows = [(e.start_samples + n * e.hop_samples, p) for e in heard for n, p in enumerate(e.probabilities)]
+    speech = [(type(e), e.at_samples) for e in events if isinstance(e, SpeechStarted | SpeechStopped)]
+    return {"finals": finals(events), "speech": speech, "windows": windows}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +92,31 @@ def test_another_server_goes_on_from_what_the_client_kept(two_servers, break_lin
     with break_line(two_servers, cuts) as proxy:
         found, _ = run(proxy.url, sound, size)
     assert found == unbroken
+
+
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(200_000, 900_000), min_size=1, max_size=3))
+def test_another_server_hears_voices_as_the_broken_one_did(bundled, two_servers, break_line, recording, cuts):
+    """Loud noise drives the voice detector's state far away, and no pause resets it before the line breaks."""
+    rng = np.random.default_rng(len(cuts))
+    parts = [rng.normal(0, 0.3, 16_000 * 14), recording[: 16_000 * 8], rng.normal(0, 0.1, 16_000 * 4)]
+    data = (np.concatenate([*parts, recording[: 16_000 * 6]]).clip(-1, 1) * 32767).astype("<i2").tobytes()
+    wanted = SETTINGS | {"activity": True, "speech": {"min_silence_ms": 100}}
+    session = bundled.open(
+        SessionSettings(
+            context=bundled.context("20,16,4"),
+            partial_hop_ms=0,
+            endpoint=EndpointRules(silence_ms=500),
+            speech=SpeechRules(min_silence_ms=100),
+            activity=True,
+        )
+    )
+    expected = told([*session.feed(np.frombuffer(data, "<i2").astype(np.float32) / 32768), *session.finish()])
+    assert len(expected["speech"]) >= 4
+    with break_line(two_servers, cuts) as proxy:
+        client = Client(proxy.url, wanted, retry=QUICK)
+        assert told(list(client.transcribe(blocks(data, 4000)))) == expected
+    assert client.reconnections >= 1
 
 
 def test_markers_and_flushes_come_once_however_the_line_breaks(two_servers, break_line, sound):
