@@ -112,6 +112,7 @@ class ClientStream:
         self._end_sent = False
         self._last_seq = 0
         self._finals = 0
+        self._voice = [-1, -1, 0]  # samples up to which starts, stops and activity came
         self._point = Point()
 
     # What the program does -------------------------------------------------------------------------------
@@ -230,11 +231,29 @@ class ClientStream:
         if isinstance(message, AcknowledgedMessage):
             self._heard_bytes = max(self._heard_bytes, message.heard_bytes)
             self._forget(message.point)
-        return [event_of(message)]
+        event = event_of(message)
+        return self._unseen(event)
 
     def broke(self) -> None:
         """The connection is gone."""
         self._connected = False
+
+    def _unseen(self, event: Event) -> list[Event]:
+        """The event, but for what another server told of voices before the break; other events as they are."""
+        seen = self._voice
+        match event:
+            case SpeechStarted(at) | SpeechStopped(at):
+                kind = int(isinstance(event, SpeechStopped))
+                if at <= seen[kind]:
+                    return []
+                seen[kind] = at
+            case Activity(start, hop, probabilities):
+                known = max(0, -(-(seen[2] - start) // hop))
+                if known >= len(probabilities):
+                    return []
+                seen[2] = start + len(probabilities) * hop
+                return [Activity(start + known * hop, hop, probabilities[known:])]
+        return [event]
 
     # Inside ----------------------------------------------------------------------------------------------
 
@@ -259,12 +278,9 @@ class ClientStream:
         self._next = 0
         while self._next < len(self._kept) and self._has(self._kept[self._next], ready.bytes, ready.messages):
             self._next += 1
+        # A stream that was held still answers what it was sent and has not answered, also what an earlier one answered.
         there = ready.messages if ready.resumed == "held" else 0
-        self._awaited = deque(
-            item.number
-            for item in self._kept
-            if isinstance(item, _Control) and item.marker and item.number < there and item.number not in self._answered
-        )
+        self._awaited = deque(number for number in self._awaited if number < there)
         if again:
             return []
         return [Ready(ready.model, ready.context, _samples(ready.latency_s), ready.sample_rate)]

@@ -156,7 +156,7 @@ def begin(client: ClientStream, how="new", bytes=0, messages=0, window=1000.0):
 
 
 def acknowledged(seq: int, heard: int, **point) -> str:
-    point = msgspec.structs.asdict(Point(**point))
+    point = msgspec.to_builtins(Point(**point))
     return json.dumps({"type": "acknowledged", "seq": seq, "samples": 0, "heard_bytes": heard, "point": point})
 
 
@@ -206,6 +206,28 @@ def test_a_client_gives_each_event_once():
     assert client.received(final) == []
     again = protocol().happened([Numbered(9, Final("a", (), 0, 10, "end"), 0)])[0].data
     assert client.received(again) == []
+
+
+def test_a_replay_that_breaks_too_answers_no_marker_twice():
+    """The server that was asked again is held in its turn: its answers still begin with those that came before."""
+    client = ClientStream()
+    begin(client)
+    for id in "abc":
+        client.feed(bytes(1000))
+        client.mark(id)
+    client.outgoing()
+
+    def answered(seq: int, id: str) -> list:
+        return [e.id for e in client.received(json.dumps({"type": "marker", "seq": seq, "id": id, "at_s": 1.0}))]
+
+    assert answered(1, "a") == ["a"]
+    client.broke()
+    begin(client, "replay")
+    client.outgoing()
+    client.broke()
+    begin(client, "held", bytes=2500, messages=2)
+    client.outgoing()
+    assert [answered(n, id) for n, id in enumerate("abc", start=2)] == [[], ["b"], ["c"]]
 
 
 def test_a_client_whose_sound_is_gone_says_so():
