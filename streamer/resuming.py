@@ -4,11 +4,12 @@ A stream remembers sound in three ways: the encoder's caches reach back a bounde
 the endpoint rules forget everything where a segment ends, and the grid of chunks begins with the first sample. So a
 fresh stream gives the same results as the broken one if it hears the sound from an `origin` on that lies on the grid
 of chunks, far enough before the end of a segment for the caches to be full of the same values, and is deaf up to that
-end (`Session.deafen`). The voice detector alone forgets nothing for good: what it knows goes along (`VoiceMemory`),
-and so does whether somebody is speaking and what was said about it already. The kept sound is what came since then: the caches' reach and the segment that is being spoken.
+end (`Session.deafen`). The voice detector alone forgets nothing for good: what it knows goes along (`VoiceMemory`), and
+so does whether somebody is speaking and what was said about it already. The kept sound is what came since the origin:
+the caches' reach and the segment that is being spoken.
 
-Front ends with statistics over the whole stream (group norm, normalised waveforms) remember more than that; with
-them the results are as good, but not always the same.
+Front ends with statistics over the whole stream (group norm, normalised waveforms) remember more than that, and so do
+streams that slept; with them the results are as good, but not always the same.
 """
 
 from __future__ import annotations

@@ -83,6 +83,8 @@ class Change:
     """Listen with other settings from now on."""
 
     settings: SessionSettings
+    refused: str = ""
+    """Why the settings that the client wanted cannot be; these are those it had."""
 
 
 @dataclass(frozen=True)

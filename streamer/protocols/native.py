@@ -103,13 +103,16 @@ class NativeProtocol:
                 self._ended = True
                 return [Finish()]
 
+    def goes_on(self, settings: SessionSettings) -> None:
+        """The stream listens so, whatever this connection's `start` said: later changes begin from there."""
+        self._settings = settings
+
     def _change(self, wanted: dict[str, Any]) -> list[Command]:
         """Other settings; those that cannot be are told and change nothing, and the stream goes on."""
         try:
             self._settings = client_settings(wanted, self._settings, self._contexts)
         except ConfigurationError as error:
-            problem = self._send(Numbered(self._last_seq, Problem("bad_settings", str(error))))
-            return [Change(self._settings), problem]
+            return [Change(self._settings, str(error))]
         return [Change(self._settings)]
 
     def _start(self, message: Start) -> list[Command]:

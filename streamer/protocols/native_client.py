@@ -75,6 +75,7 @@ class _Control:
     number: int
     text: str
     marker: bool = False
+    settings: Mapping[str, Any] | None = None
 
 
 class ClientStream:
@@ -106,6 +107,8 @@ class ClientStream:
         self._sent_bytes = 0
         self._heard_bytes = 0
         self._messages = 0
+        self._has_messages = 0  # control messages that the server had when this connection began
+        self._changes: deque[_Control] = deque()  # changes of settings that lie behind the point
         self._awaited: deque[int] = deque()  # markers that this server will answer, in order
         self._answered: set[int] = set()  # markers among the kept ones that were answered
         self._ending = False
@@ -180,9 +183,10 @@ class ClientStream:
         while self._next < len(self._kept):
             item = self._kept[self._next]
             if isinstance(item, _Control):
-                messages.append(item.text)
-                if item.marker:
-                    self._awaited.append(item.number)
+                if item.number >= self._has_messages:  # others lie among the sound that is context only
+                    messages.append(item.text)
+                    if item.marker:
+                        self._awaited.append(item.number)
             elif self._sent_bytes - self._heard_bytes >= ahead:
                 return messages
             else:
@@ -218,6 +222,8 @@ class ClientStream:
                 raise ServerRefused(message.code, message.message)
         if message.seq <= self._last_seq:
             return []
+        if isinstance(message, ProblemMessage) and message.number is not msgspec.UNSET:
+            self._changes = deque(change for change in self._changes if change.number != message.number)
         self._last_seq = message.seq
         if isinstance(message, FinalMessage):
             if message.index < self._finals:
@@ -264,7 +270,10 @@ class ClientStream:
 
     def _control(self, message: dict[str, Any]) -> None:
         text = msgspec.json.encode(message).decode()
-        self._kept.append(_Control(self._messages, text, message["type"] == "marker"))
+        control = _Control(self._messages, text, message["type"] == "marker", message.get("settings"))
+        self._kept.append(control)
+        if control.settings is not None:
+            self._changes.append(control)
         self._messages += 1
 
     def _begin(self, ready: ReadyMessage) -> list[Event]:
@@ -275,7 +284,7 @@ class ClientStream:
         self._ready, self._connected, self._end_sent = ready, True, False
         self.reconnections += again
         self._sent_bytes, self._heard_bytes = ready.bytes, min(self._heard_bytes, ready.bytes)
-        self._next = 0
+        self._next, self._has_messages = 0, ready.messages
         while self._next < len(self._kept) and self._has(self._kept[self._next], ready.bytes, ready.messages):
             self._next += 1
         # A stream that was held still answers what it was sent and has not answered, also what an earlier one answered.
@@ -288,6 +297,8 @@ class ClientStream:
     def _forget(self, point: Point) -> None:
         """Drop what no server needs any more."""
         self._point = point
+        while self._changes and self._changes[0].number < point.messages:
+            self._settings = _merged(self._settings, self._changes.popleft().settings or {})
         while self._next and self._has(self._kept[0], point.bytes, point.messages):
             item = self._kept.popleft()
             self._next -= 1
@@ -299,6 +310,15 @@ class ClientStream:
         if isinstance(item, _Control):
             return item.number < messages
         return item.start + len(item.data) <= sound_bytes
+
+
+def _merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings after a change, in which only what is named changes."""
+    found = dict(settings)
+    for name, value in change.items():
+        old = found.get(name)
+        found[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
 
 
 _RETRIED = ("overloaded", "restart", "closed", "internal", "device", "full", "idle")

@@ -252,6 +252,8 @@ class ProblemMessage(_EventMessage, frozen=True, tag="problem"):
     fatal: bool
     retry_after_s: float | UnsetType = UNSET
     """Where the server was full: when to come back."""
+    number: Count | UnsetType = UNSET
+    """Of the control message that was refused, where it is about one: nothing has changed."""
 
 
 class EndedMessage(_Message, frozen=True, tag="ended"):

@@ -28,6 +28,7 @@ from ..protocols.commands import (
     ServerProtocol,
     Settle,
 )
+from ..protocols.native import NativeProtocol
 from .limits import LimitReached
 from .live_stream import LiveStream
 
@@ -175,8 +176,8 @@ class Connection:
                 live.flush()
             case Mark(id) if live is not None:
                 live.mark(id)
-            case Change(settings) if live is not None:
-                self._change(live, settings)
+            case Change() if live is not None:
+                self._change(live, command)
             case Finish() if live is not None:
                 await live.finish()
             case Settle() if live is not None:
@@ -200,11 +201,16 @@ class Connection:
         if not live.log.slow:
             self._told_slow = False
 
-    def _change(self, live: LiveStream, settings: object) -> None:
+    def _change(self, live: LiveStream, command: Change) -> None:
+        number, refused = live.messages_received, command.refused
         try:
-            live.change(settings)  # type: ignore[arg-type]
+            live.change(command.settings)
         except ConfigurationError as error:
-            live.log.add(Problem("bad_settings", str(error)))
+            refused = str(error)
+            if isinstance(self.protocol, NativeProtocol):
+                self.protocol.goes_on(live.settings)
+        if refused:
+            live.log.add(Problem("bad_settings", refused), extra={"number": number})
             self._news.set()
 
     # The stream ------------------------------------------------------------------------------------------
@@ -230,6 +236,8 @@ class Connection:
         held, how = None, "new"
         if request.resume is not None and self.resumable:
             held = service.come_back(request.resume, self.key)
+            if held is not None:
+                await self._caught_up(held)
             how = "held" if held is not None else "replay"
             service.metrics.resumed.labels(how).inc()
         live = held or LiveStream(
@@ -255,6 +263,19 @@ class Connection:
             "window_s": service.settings.limits.queue_s / 2,
         }
         self._put(self.protocol.happened([Numbered(live.log.last_seq, live.ready, extra=extra)]))
+
+    async def _caught_up(self, held: LiveStream) -> None:
+        """Wait for the sound that the broken connection of a stream brought."""
+        try:
+            await held.caught_up()
+        except (AudioError, LimitReached, StreamError):
+            self.service.drop(held)
+            raise
+        except BaseException:  # this connection broke, too
+            self.service.hold(held, self.key or "")
+            raise
+        if isinstance(self.protocol, NativeProtocol):
+            self.protocol.goes_on(held.settings)
 
     def _leave(self) -> None:
         """The connection is gone: the stream waits for its client, or ends."""

@@ -63,6 +63,7 @@ class LiveStream:
         self._limits, self._metrics = limits, metrics
         self._loop = asyncio.get_running_loop()
         self._changed: Callable[[], None] = lambda: None
+        self._feeding: asyncio.Future[None] | None = None  # the last message with sound, until it was taken
         self.on_sound: Callable[[str, int, np.ndarray], None] = lambda token, start, samples: None
         """Is shown the sound: the token, the place of the first sample, and the samples."""
         self._batcher = batcher
@@ -157,6 +158,21 @@ class LiveStream:
         """
         self.bytes_received += len(data)
         self._metrics.received(len(data))
+        # What counts as received must be heard, also where the connection breaks meanwhile and this call is cancelled.
+        self._feeding = asyncio.ensure_future(self._feed(data))
+        await asyncio.shield(self._feeding)
+        await self.heard(round((self._limits.queue_s if queue_s is None else queue_s) * SAMPLE_RATE))
+
+    async def caught_up(self) -> None:
+        """Wait until the sound that a broken connection brought has been taken; then another may bring more.
+
+        Raises:
+            AudioError, LimitReached, StreamError: as `feed`.
+        """
+        if self._feeding is not None:
+            await asyncio.shield(self._feeding)
+
+    async def _feed(self, data: bytes) -> None:
         limits, fed = self._limits, 0
         for samples in self._decoder.decode(data):
             fed += len(samples)
@@ -169,8 +185,6 @@ class LiveStream:
                 raise LimitReached("too_long", f"a stream may last {limits.session_s:g} s; open a new one")
             await self._feed_samples(self._wanted(samples))
         self._arrivals.append((self.bytes_received, self.samples_fed))
-        most = round((limits.queue_s if queue_s is None else queue_s) * SAMPLE_RATE)
-        await self.heard(most)
 
     async def heard(self, most_samples: int = 0) -> None:
         """Wait until at most so many samples wait for the model, and the reader is not too far behind."""

@@ -34,11 +34,11 @@ class Kept {
   }
 
   forget({ bytes, messages }) {
+    for (const item of this.items) if (item.settings && item.number < messages) this.settings = item.settings;
     let gone = 0;
     while (gone < this.cursor) {
       const item = this.items[gone];
       if (item.block ? item.end > bytes : item.number >= messages) break;
-      this.settings = item.settings ?? this.settings;
       gone += 1;
     }
     this.items.splice(0, gone);

@@ -85,7 +85,7 @@ def test_it_is_reset_in_silence_and_not_in_speech(speech: np.ndarray, monkeypatc
     monkeypatch.setattr(voice_detector, "RESET_WINDOWS", 64)
     assert RESET_WINDOWS * 512 < 16_000 * 60  # often enough not to grow deaf
     detector = VoiceDetector.__new__(VoiceDetector)
-    vars(detector).update(_state=fresh(), _waiting=np.zeros(0, np.float32), _windows=0, _quiet=0)
+    vars(detector).update(_state=fresh(), _waiting=np.zeros(0, np.float32), _windows=0, _since=0, _quiet=0)
     quiet = np.zeros(3 * 64 * 512, np.float32)
     detector.push(quiet)
     # known_samples counts the window already

@@ -132,9 +132,9 @@ def test_what_is_wrong_is_said_and_ends_the_connection(message, code):
 
 def test_settings_that_cannot_be_change_nothing_in_a_running_stream():
     p = started()
-    change, told = p.received('{"type":"settings","settings":{"endpoint":{"silence_ms":-1}}}')
-    assert change == Change(SessionSettings())
-    assert json.loads(told.data)["fatal"] is False
+    (change,) = p.received('{"type":"settings","settings":{"endpoint":{"silence_ms":-1}}}')
+    assert change.settings == SessionSettings()
+    assert "silence_ms" in change.refused
     assert p.received(b"ab") == [Audio(b"ab")]
 
 
@@ -305,3 +305,35 @@ def test_samples_become_bytes():
     for wrong, format in ((samples.astype(np.float64), AudioFormat()), (samples, AudioFormat("mulaw"))):
         with pytest.raises(AudioError):
             encoded(wrong, format)
+
+
+def test_a_replay_is_sent_the_settings_of_its_place_and_no_message_that_lies_before_it():
+    """The sound that is context only holds control messages that were obeyed already."""
+    client = ClientStream(settings={"endpoint": {"silence_ms": 500}, "activity": True})
+    begin(client)
+    client.feed(bytes(1000))
+    client.change({"endpoint": {"max_segment_s": 9}})
+    client.feed(bytes(1000))
+    client.change({"context": "none such"})
+    client.mark("a")
+    client.feed(bytes(1000))
+    client.change({"activity": False})
+    client.outgoing()
+    refused = '{"type":"problem","seq":1,"code":"bad_settings","message":"no","fatal":false,"number":1}'
+    assert client.received(refused)[0].code == "bad_settings"
+    client.received(acknowledged(2, 3000, bytes=0, messages=3, origin_samples=0, segment_samples=1500))
+    client.broke()
+    start = json.loads(client.opening())
+    assert start["settings"] == {"endpoint": {"silence_ms": 500, "max_segment_s": 9}, "activity": True}
+    begin(client, "replay", bytes=0, messages=3)
+    sent = client.outgoing()
+    assert b"".join(m for m in sent if isinstance(m, bytes)) == bytes(3000)
+    assert [json.loads(m)["settings"] for m in sent if isinstance(m, str)] == [{"activity": False}]
+
+
+def test_a_stream_that_goes_on_changes_its_settings_from_where_they_were():
+    p = started()
+    p.goes_on(SessionSettings(activity=True, partial_hop_ms=300))
+    assert p.received('{"type":"settings","settings":{"partial_hop_ms":500}}') == [
+        Change(SessionSettings(activity=True, partial_hop_ms=500))
+    ]

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from wavlm_live.streamer import Recogniser, SessionSettings
@@ -33,7 +33,7 @@ def finals(events) -> list:
 def told(events) -> dict[str, list]:
     """Finals, starts and stops of speech, and the probability of speech in every window."""
     heard = [e for e in events if isinstance(e, Activity)]
-    windows = [(e.start_samples + n * e.hop_samples, p) for e in heard for n, p in enumerate(e.probabilities)]
+    windows = [(e.start_samples + n * e.hop_samples, round(p, 4)) for e in heard for n, p in enumerate(e.probabilities)]
     speech = [(type(e), e.at_samples) for e in events if isinstance(e, SpeechStarted | SpeechStopped)]
     return {"finals": finals(events), "speech": speech, "windows": windows}
 
@@ -75,7 +75,11 @@ def test_an_unbroken_run_equals_a_session(server, sound, unbroken):
 
 
 cuts = st.lists(st.integers(0, 420_000), min_size=1, max_size=4)
-few = settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=3,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller example is not worth minutes of sockets
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @few
@@ -94,7 +98,7 @@ def test_another_server_goes_on_from_what_the_client_kept(two_servers, break_lin
     assert found == unbroken
 
 
-@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(few, max_examples=2)
 @given(cuts=st.lists(st.integers(200_000, 900_000), min_size=1, max_size=3))
 def test_another_server_hears_voices_as_the_broken_one_did(bundled, two_servers, break_line, recording, cuts):
     """Loud noise drives the voice detector's state far away, and no pause resets it before the line breaks."""
@@ -168,6 +172,18 @@ def test_containers_go_on_too(two_servers, break_line, encoding, recording):
     servers = two_servers if encoding == "flac" else two_servers[:1]
     with break_line(servers, [len(data) // 2, len(data) // 3]) as proxy:
         assert played(proxy.url) == expected
+
+
+@pytest.mark.parametrize("cut", [150_000, 260_000])
+def test_what_a_broken_line_brought_is_heard_before_the_next_line_speaks(
+    bundled, start_server, break_line, sound, unbroken, cut
+):
+    """The server is made slow, so that a message is being taken when its line breaks."""
+    with start_server(bundled, Limits(audio_rate=6, audio_burst_s=1)) as server:
+        with break_line([server.url], [cut] + [70_000] * 4) as proxy:
+            found, client = run(proxy.url, sound, 64_000)
+        assert found == unbroken
+        assert client.reconnections >= 2
 
 
 def test_a_killed_server_is_replaced_by_another(start_process, sound, unbroken):
