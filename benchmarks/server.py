@@ -1,12 +1,14 @@
 """How many live clients a server carries, and how late it answers them: a load generator in a process of its own.
 
-    python benchmarks/server.py --clients 4 16 32 --seconds 20
+    python benchmarks/server.py --seconds 20
 
-Each client sends the same recording over and over at the pace of speech, in blocks of 100 ms. Latency is from the
-sending of the last sample of a word to the arrival of the first partial that shows more text with it, the wait for a
-provisional pass or for the chunk to fill included. Beside it stands the batcher's own figure, from the last sample that
-a chunk needs to its events. The server's processor time is split by thread: the event loop is transport, the rest the
-model. One address may have 64 streams by default, and all clients come from one here; the refused are counted.
+More and more clients come, until one is refused. Each sends the same recording over and over at the pace of speech,
+in blocks of 100 ms. Latency is from the sending of the last sample of a word to the arrival of the first partial that
+shows more text with it, the wait for a provisional pass or for the chunk to fill included. Beside it stands the
+batcher's own figure, from the last sample that a chunk needs to its events. `final` is from the last sample of a
+stream to its last event. The server's processor time is split by thread: the event loop is transport, the rest the
+model. One address may have 64 streams by default: clients come from addresses of the loopback net, 50 from each, so
+that only the model's load refuses them.
 """
 
 from __future__ import annotations
@@ -37,16 +39,23 @@ class Load:
 
     def __init__(self) -> None:
         self.latencies_s: list[float] = []
+        self.ends_s: list[float] = []
         self.refused = 0
         self.broken = 0
         self.finals = 0
 
 
-async def client(url: str, sound: bytes, seconds: float, delay_s: float, load: Load) -> None:
+def source_of(number: int) -> tuple[str, int]:
+    """The address that a client comes from."""
+    return f"127.0.0.{2 + number // 50}", 0
+
+
+async def client(url: str, sound: bytes, seconds: float, delay_s: float, load: Load, number: int) -> None:
     """One client at the pace of speech."""
     await asyncio.sleep(delay_s)
     try:
-        async with connect(url, compression=None, ping_timeout=None, max_queue=None) as socket:
+        source = source_of(number)
+        async with connect(url, compression=None, ping_timeout=None, max_queue=None, local_addr=source) as socket:
             await socket.send('{"type":"start"}')
             ready = json.loads(await socket.recv())
             if ready["type"] != "ready":
@@ -62,6 +71,7 @@ async def client(url: str, sound: bytes, seconds: float, delay_s: float, load: L
                 sent_s.append(time.perf_counter())
             await socket.send('{"type":"end"}')
             await reading
+            load.ends_s.append(time.perf_counter() - sent_s[-1])
     except InvalidStatus:
         load.refused += 1
     except (ConnectionClosed, OSError):
@@ -97,7 +107,7 @@ def run(url: str, server: psutil.Process, sound: bytes, clients: int, seconds: f
 
     async def all_clients() -> None:
         delays = np.random.default_rng(clients).uniform(0, 2.0, clients)
-        await asyncio.gather(*(client(url, sound, seconds, float(d), load) for d in delays))
+        await asyncio.gather(*(client(url, sound, seconds, float(d), load, n) for n, d in enumerate(delays)))
 
     asyncio.run(all_clients())
     passed = time.perf_counter() - began
@@ -106,7 +116,7 @@ def run(url: str, server: psutil.Process, sound: bytes, clients: int, seconds: f
     figures = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
     used = {thread: after[thread] - before.get(thread, 0.0) for thread in after}
     transport = used.pop(server.pid, 0.0)
-    late = np.array(load.latencies_s) * 1000 if load.latencies_s else np.array([np.nan])
+    late, ends = (np.array(found or [np.nan]) * 1000 for found in (load.latencies_s, load.ends_s))
     return {
         "clients": clients,
         "refused": load.refused,
@@ -116,6 +126,9 @@ def run(url: str, server: psutil.Process, sound: bytes, clients: int, seconds: f
         "p50_ms": round(float(np.percentile(late, 50)), 1),
         "p95_ms": round(float(np.percentile(late, 95)), 1),
         "p99_ms": round(float(np.percentile(late, 99)), 1),
+        "final_p50_ms": round(float(np.percentile(ends, 50)), 1),
+        "final_p95_ms": round(float(np.percentile(ends, 95)), 1),
+        "final_p99_ms": round(float(np.percentile(ends, 99)), 1),
         "batcher_p50_ms": round(float(figures["wavlm_live_batcher_latency_p50_ms"]), 1),
         "batcher_p99_ms": round(float(figures["wavlm_live_batcher_latency_p99_ms"]), 1),
         "transport_cpu": round(transport / passed, 3),
@@ -140,7 +153,7 @@ def start(model: str | None, threads: int) -> tuple[subprocess.Popen[str], str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16, 24, 32, 48, 64])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--model", help="default: the bundled one")
     parser.add_argument("--threads", type=int, default=1, help="of the server's model")
@@ -157,6 +170,8 @@ def main() -> None:
         for clients in arguments.clients:
             rows.append(run(url, server, sound, clients, arguments.seconds))
             print(rows[-1], flush=True)
+            if rows[-1]["refused"]:
+                break
     finally:
         process.terminate()
         process.wait()
