@@ -27,9 +27,8 @@ from .endpointing import Endpointer, EndpointReason, EndpointRules
 from .events import EndReason, Event, Final, Marker, Partial, Speaker, Word
 from .speakers import SpeakerTracker
 from .steady import SteadyText
-from .stream_voice import StreamVoice
+from .stream_voice import StreamVoice, activity_of
 from .voice_activity import SpeechRules
-from .voice_memory import VoiceMemory
 
 if TYPE_CHECKING:
     from .decoding import Decoder
@@ -124,13 +123,10 @@ class Segmenter:
             self.speakers.begin_at(self._deaf_frames)
         self._voice.deafen(samples)
 
-    def remember_voice(self, every_samples: int, memory: VoiceMemory) -> None:
-        """See `StreamVoice.remember`; after `deafen`."""
-        self._voice.remember(every_samples, memory, self.settled_samples)
-
-    def voice_memory(self, samples: int) -> VoiceMemory:
-        """What the voice detection of a stream that begins anew at a sample has to know; see `resuming`."""
-        return self._voice.memory_at(samples)
+    @property
+    def voice(self) -> StreamVoice:
+        """What it knows of voices."""
+        return self._voice
 
     def change(self, endpoint: EndpointRules, speech: SpeechRules, activity: bool) -> None:
         """Other rules from the next frame on, but for the detector and whether words need a voice."""
@@ -162,7 +158,7 @@ class Segmenter:
         kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
         frame = self.decoder.frames
         probabilities = self._voice.judge(
-            self.alphabet.speech_probabilities(logprobs).tolist(), frame, _activity(voices)
+            self.alphabet.speech_probabilities(logprobs).tolist(), frame, activity_of(voices)
         )
         events += self._clipped(self._voice.tell_frames(probabilities, frame))
         voiced = self._voice.frames(self.decoder.frames, len(kinds))
@@ -323,7 +319,7 @@ class Segmenter:
             return logprobs, voices
         letters = self.alphabet.speech_probabilities(logprobs[:deaf]).tolist()
         before = None if voices is None else voices[:deaf]
-        self._voice.watch(self._voice.judge(letters, self.decoder.frames, _activity(before)), deaf=True)
+        self._voice.watch(self._voice.judge(letters, self.decoder.frames, activity_of(before)), deaf=True)
         self.decoder.accept(logprobs[:deaf])
         self.decoder.reset()
         return logprobs[deaf:], None if voices is None else voices[deaf:]
@@ -395,10 +391,6 @@ class Segmenter:
 
     def _clipped(self, events: list[Event]) -> list[Event]:
         return self._voice.ungiven(events, self.limit_samples)
-
-
-def _activity(voices: VoiceFrames | None) -> list[float] | None:
-    return None if voices is None or voices.activity is None else voices.activity.tolist()
 
 
 def _text(words: Sequence[Word]) -> str:

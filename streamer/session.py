@@ -175,12 +175,12 @@ class Session:
             every_samples: places that may be asked for, a multiple of `stream_voice.PLACE_SAMPLES`.
             memory: of the stream with which this one goes on.
         """
-        self._segmenter.remember_voice(every_samples, memory or VoiceMemory())
+        self._segmenter.voice.remember(every_samples, memory or VoiceMemory(), self.settled_samples)
 
     def voice_memory(self, samples: int) -> VoiceMemory:
         """What the voice detection of another stream has to know to go on from `settled_samples` as this one, if its
         sound begins at a sample; nobody will ask for an earlier one."""
-        return self._segmenter.voice_memory(samples)
+        return self._segmenter.voice.memory_at(samples)
 
     def feed(self, samples: np.ndarray) -> list[Event]:
         """Take a block of sound and return what became known by it.

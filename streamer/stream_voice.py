@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..model.voice_heads import VoiceFrames
 from .events import SAMPLE_RATE, Activity, Event, SpeechStarted, SpeechStopped, Word
 from .silero import WINDOW_SAMPLES
 from .sleep import SIGN_PROBABILITY
@@ -264,3 +265,8 @@ class StreamVoice:
     @staticmethod
     def _as_events(changes: list[tuple[bool, int]]) -> list[Event]:
         return [SpeechStarted(at) if started else SpeechStopped(at) for started, at in changes]
+
+
+def activity_of(voices: VoiceFrames | None) -> list[float] | None:
+    """What the model's own head says of voices, frame by frame; None where it has none."""
+    return None if voices is None or voices.activity is None else voices.activity.tolist()

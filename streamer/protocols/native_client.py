@@ -115,7 +115,7 @@ class ClientStream:
         self._end_sent = False
         self._last_seq = 0
         self._finals = 0
-        self._voice = [-1, -1, 0]  # samples up to which starts, stops and activity came
+        self._voice = [-1, -1, 0, 0]  # samples up to which starts, stops, activity and speakers came
         self._point = Point()
 
     # What the program does -------------------------------------------------------------------------------
@@ -253,6 +253,10 @@ class ClientStream:
                 if at <= seen[kind]:
                     return []
                 seen[kind] = at
+            case Speaker(end_samples=end):
+                if end <= seen[3]:
+                    return []
+                seen[3] = end
             case Activity(start, hop, probabilities):
                 known = max(0, -(-(seen[2] - start) // hop))
                 if known >= len(probabilities):

@@ -246,6 +246,7 @@ class Connection:
         if held is None:
             service.metrics.streams.labels(self.protocol.name).inc()
         self.live = live
+        live.budgets[1:] = service.doorkeeper.budgets(self.key, self.address)
         self._stream_over.clear()
         service.streams[live.token] = (live, self)
         live.attach(self._news.set)
@@ -340,6 +341,8 @@ class Connection:
                     await self._news.wait()
             if self.live is not None and not self.live.over:
                 self.live.tick()
+                if self.live.age_s > limits.session_s:
+                    self._fail("too_long", f"a stream may last {limits.session_s:g} s; open a new one", POLICY)
 
     def _drain_events(self, most: int = 10_000) -> None:
         """Turn waiting events of the stream into messages."""

@@ -43,6 +43,7 @@ class Doorkeeper:
         self._keys: Counter[str] = Counter()
         self._addresses: Counter[str] = Counter()
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        self._budgets: OrderedDict[tuple[str, str], AudioBudget] = OrderedDict()
 
     @contextmanager
     def stream(self, key: str, address: str) -> Iterator[None]:
@@ -81,6 +82,21 @@ class Doorkeeper:
             if counter[name] <= 0:
                 del counter[name]
 
+    def budgets(self, key: str, address: str) -> list[AudioBudget]:
+        """What all streams of a key, and all of an address, share of the sound in a second."""
+        limits = self._limits
+        wanted = [("address", address, limits.audio_rate_per_address)]
+        if key:
+            wanted.append(("key", key, limits.audio_rate_per_key))
+        found = []
+        for kind, name, rate in wanted:
+            budget = self._budgets.setdefault((kind, name), AudioBudget(limits, self._clock, rate))
+            self._budgets.move_to_end((kind, name))
+            found.append(budget)
+        while len(self._budgets) > self.MOST_ADDRESSES:
+            self._budgets.popitem(last=False)
+        return found
+
     def failed(self, address: str) -> None:
         """A wrong key came from there."""
         times = self._failures.setdefault(address, [])
@@ -101,12 +117,14 @@ class AudioBudget:
     """How fast a stream may send sound: a bucket that fills with time.
 
     Args:
-        limits: rate and burst.
+        limits: rate and burst of a stream.
         clock: seconds that only grow.
+        rate: of several streams together; their burst is longer in proportion.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._burst = limits.audio_rate, limits.audio_burst_s
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic, rate: float | None = None) -> None:
+        self._rate = limits.audio_rate if rate is None else rate
+        self._burst = limits.audio_burst_s * self._rate / limits.audio_rate
         self._clock = clock
         self._left_s = self._burst
         self._at_s = clock()

@@ -74,7 +74,9 @@ class LiveStream:
         self._begin_at(resume, clock_samples)
         self.log = EventLog(resume.last_seq if resume else 0, limits.kept_events, limits.unread_events)
         self._decoder = AudioDecoder(request.audio)
-        self._budget = AudioBudget(limits)
+        self.budgets = [AudioBudget(limits)]
+        """All of them have to have room for its sound: its own, then those it shares with others."""
+        self._began_s = self._loop.time()
         self._stream: BatchedStream = batcher.open(request.settings, self._from_batcher, on_end=self._end_from_batcher)
         if self._point.segment_samples > self.origin_samples:
             self._stream.session.deafen(self._point.segment_samples - self.origin_samples)
@@ -230,6 +232,11 @@ class LiveStream:
             await self._feed_samples(self._wanted(rest))
         self._stream.finish()
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since it began."""
+        return self._loop.time() - self._began_s
+
     def abort(self) -> None:
         """Drop the stream."""
         self._changed = lambda: None
@@ -253,7 +260,7 @@ class LiveStream:
         return samples[dropped:]
 
     async def _feed_samples(self, samples: np.ndarray) -> None:
-        wait_s = self._budget.take(len(samples) / SAMPLE_RATE)
+        wait_s = max(budget.take(len(samples) / SAMPLE_RATE) for budget in self.budgets)
         if wait_s > 0:
             self._metrics.throttled.inc()
             await asyncio.sleep(wait_s)
