@@ -29,7 +29,7 @@ _library.define(
 
 
 def _by_kernel(tensor: Tensor) -> bool:
-    return tensor.dtype in KERNEL_TYPES and dispatch.choose("streaming_attention", tensor).path == "triton"
+    return tensor.dtype in KERNEL_TYPES and dispatch.takes_kernel("streaming_attention", tensor.device.type)
 
 
 def _bias(rel: Tensor, like: Tensor, ring: int) -> Tensor:

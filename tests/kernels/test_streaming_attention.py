@@ -84,6 +84,7 @@ TYPES = {
     "float32": (torch.float32, torch.float32),
     "float16": (torch.float16, torch.float16),
     "float32, half ring": (torch.float32, torch.float16),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
     "int8 ring": (torch.float32, torch.int8),
 }
 
@@ -95,6 +96,8 @@ def test_steps(seed, oracle, path, shape, types):
     """A look without commit, the same with it, and the next step, which reads what the second wrote."""
     if types != "float32" and shape in ("beyond the last bucket", "16 heads, step of one"):
         pytest.skip("float32 says it all")
+    if types == "bfloat16" and path == "interpreter":
+        pytest.skip("Triton's interpreter computes bfloat16 wrongly")
     dtype, ring_dtype = TYPES[types]
     streams = Streams(oracle, shape, dtype, ring_dtype)
     new = oracle.inputs(len(streams.frames), streams.width, streams.heads, streams.size, dtype)
@@ -157,7 +160,7 @@ def test_permuted_streams_give_the_same_bits(seed, oracle, path):
     streams.committed = [streams.committed[i] for i in order]
     streams.frames = [streams.frames[i] for i in order]
     again = streams.call((*(x[order] for x in new), table))
-    tolerance = 0 if path == "interpreter" else 1e-6  # torch pads to the oldest stream and blocks by its thread count
+    tolerance = 0 if path == "interpreter" else 1e-6  # torch's products may depend on where memory begins
     assert torch.allclose(again, out[order], rtol=tolerance, atol=tolerance)
 
 
