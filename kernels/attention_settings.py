@@ -44,6 +44,12 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+@lru_cache(maxsize=16)
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; in the interpreter 1."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
 def tile_rows(dtype: torch.dtype) -> int:
     """Queries of a tile, but for the forward pass of whole utterances."""
     return 32 if dtype == torch.float32 else 64

@@ -4,6 +4,10 @@
 Keys are addressed by their distance from the first frame of the step: new frames 0, 1, ..., cached ones -1, -2, ...
 So the bias of a row depends on neither the stream's age nor its cached length, and one sheared matrix serves all
 streams. Cached keys are walked from the newest to the oldest; the ring is read in place.
+
+Where streams and heads are too few for the GPU, several programs share the keys of one: each takes a run of tiles and
+leaves its unfinished sum, maximum and weight, which a second kernel joins in their order. How many, depends on shapes
+alone, so a captured graph stays right, and nothing is added atomically, so reruns give the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_scores import load_rows, store_rows
-from .attention_settings import streaming_settings
+from .attention_settings import multiprocessors, streaming_settings
 from .attention_tiles import cdiv, round_up, shear_rows
 
 LOG2E = 1.4426950408889634
@@ -38,13 +42,15 @@ def _attend(total, top, weight, q, gate, k, v, key_scale, value_scale, bias, the
 
 @triton.jit
 def streaming_forward(
-    Q, K, V, GATE, BIAS, RING_K, RING_V, SCALE_K, SCALE_V, SLOTS, COMMITTED, FRAMES, OUT,
+    Q, K, V, GATE, BIAS, RING_K, RING_V, SCALE_K, SCALE_V, SLOTS, COMMITTED, FRAMES, OUT, SUMS,
     width, heads, layers, layer, ring, bias_columns, bias_origin, scale,
     SIZE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, SCALED: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):  # fmt: skip
     """q, k, v, out [rows, width, heads, SIZE], gate [rows, width, heads], rings [slots, layers, ring, heads * SIZE].
 
-    One program a row of the batch, a head and a tile of ROWS frames.
+    One program a row of the batch, a head, a tile of ROWS frames and, where SPLIT, a share of the tiles of keys; then
+    out is float32 [shares, rows, width, heads, SIZE], and SUMS [shares, 2, rows, width, heads] has maximum and weight.
     """
     stream, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     origin = tl.program_id(1) * ROWS
@@ -66,7 +72,21 @@ def streaming_forward(
     weight = tl.zeros([ROWS], tl.float32)
     ones = tl.full([KEYS], 1.0, tl.float32)
 
-    for x in range(0, frames, KEYS):
+    cached = tl.minimum(committed, ring)
+    new_first = 0
+    new_last = frames
+    old_first = 0
+    old_last = cached
+    if SPLIT:  # tiles are counted through, those of new keys first; the last shares may be empty
+        new_tiles = tl.cdiv(frames, KEYS)
+        share = tl.cdiv(new_tiles + tl.cdiv(cached, KEYS), tl.num_programs(2))
+        begin = tl.program_id(2) * share
+        new_first = begin * KEYS
+        new_last = tl.minimum(frames, (begin + share) * KEYS)
+        old_first = tl.maximum(begin - new_tiles, 0) * KEYS
+        old_last = tl.minimum(cached, tl.maximum(begin + share - new_tiles, 0) * KEYS)
+
+    for x in range(new_first, new_last, KEYS):
         key = x + column
         there = key < frames
         k = load_rows(K + base, key, there, stride, SIZE, WIDTH, True)
@@ -74,11 +94,10 @@ def streaming_forward(
         bias = tl.load(bias_row + tl.multiple_of(x, KEYS) + column[None, :])
         total, top, weight = _attend(total, top, weight, q, gate, k, v, ones, ones, bias, there, scale, SCALED)
 
-    cached = tl.minimum(committed, ring)
     rows_base = (slot * layers + layer) * ring
     ring_base = rows_base * stride + head * SIZE
     phase = committed % tl.maximum(ring, 1)
-    for age in range(0, cached, KEYS):
+    for age in range(old_first, old_last, KEYS):
         x = -KEYS - age
         there = x + column >= -cached
         place = phase + x + column
@@ -95,8 +114,47 @@ def streaming_forward(
             total, top, weight, q, gate, k, v, key_scale, value_scale, bias, there, scale, SCALED
         )
 
+    if SPLIT:
+        rows = tl.num_programs(0) // heads
+        part = tl.program_id(2).to(tl.int64) * rows * width * heads
+        store_rows(OUT + part * SIZE + base, query, query < width, stride, total, SIZE, WIDTH)
+        tl.store(SUMS + 2 * part + at, top, mask=query < width)
+        tl.store(SUMS + 2 * part + rows * width * heads + at, weight, mask=query < width)
+    else:
+        total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
+        store_rows(OUT + base, query, query < width, stride, tl.where(valid[:, None], total, 0.0), SIZE, WIDTH)
+
+
+@triton.jit
+def streaming_join(
+    PARTIAL, SUMS, FRAMES, OUT,
+    width, heads, shares,
+    SIZE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Shares of `streaming_forward` into out [rows, width, heads, SIZE], one after the other."""
+    stream, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    rows = tl.num_programs(0) // heads
+    query = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    there = query < tl.minimum(tl.load(FRAMES + stream), width)
+    stride = heads * SIZE
+    base = stream.to(tl.int64) * width * stride + head * SIZE
+    at = (stream.to(tl.int64) * width + query) * heads + head
+    size = rows.to(tl.int64) * width * heads
+    total = tl.zeros([ROWS, WIDTH], tl.float32)
+    top = tl.full([ROWS], -1e30, tl.float32)
+    weight = tl.zeros([ROWS], tl.float32)
+    for share in range(shares):
+        other = tl.load(SUMS + 2 * share * size + at, mask=there, other=-1e30)
+        heavy = tl.load(SUMS + (2 * share + 1) * size + at, mask=there, other=0.0)
+        part = load_rows(PARTIAL + share * size * SIZE + base, query, there, stride, SIZE, WIDTH, True)
+        new = tl.maximum(top, other)
+        fade = tl.exp2(top - new)
+        rise = tl.exp2(other - new)
+        total = total * fade[:, None] + part * rise[:, None]
+        weight = weight * fade + heavy * rise
+        top = new
     total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
-    store_rows(OUT + base, query, query < width, stride, tl.where(valid[:, None], total, 0.0), SIZE, WIDTH)
+    store_rows(OUT + base, query, query < width, stride, total, SIZE, WIDTH)
 
 
 @triton.jit
@@ -151,6 +209,11 @@ def step_bias(rel: Tensor, dtype: torch.dtype, frames: int, ring: int, size: int
     return shear_rows(rel, torch.arange(rows, device=rel.device), rows - 1, low, columns).to(dtype)
 
 
+def shares_of(programs: int, tiles: int, device: torch.device) -> int:
+    """Programs that share the keys of one tile of queries, from shapes alone: as many as fill the GPU once."""
+    return max(1, min(tiles, multiprocessors(device) // programs))
+
+
 def forward(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, sheared: Tensor, keys: Tensor, values: Tensor,
     key_scales: Tensor | None, value_scales: Tensor | None, layer: int, slots: Tensor, committed: Tensor,
@@ -166,11 +229,20 @@ def forward(
     settings = streaming_settings(q.dtype, width, padded)
     _, _, low = bias_shape(q.dtype, width, ring, size)
     scaled = key_scales is not None
-    streaming_forward[(batch * heads, cdiv(width, settings.rows))](
-        q, k, v, gate, sheared, keys, values, key_scales, value_scales, slots, committed, frames, out,
+    grid = batch * heads, cdiv(width, settings.rows)
+    shares = shares_of(grid[0] * grid[1], cdiv(width, settings.keys) + cdiv(ring, settings.keys), q.device)
+    target, sums = out, None
+    if shares > 1:
+        target, sums = (q.new_empty(shares, *s, dtype=torch.float32) for s in (q.shape, (2, *q.shape[:3])))
+    streaming_forward[(*grid, shares)](
+        q, k, v, gate, sheared, keys, values, key_scales, value_scales, slots, committed, frames, target, sums,
         width, heads, layers, layer, ring, sheared.shape[2], -low, size**-0.5 * LOG2E,
-        SIZE=size, WIDTH=padded, SCALED=scaled, **settings.launch(),
+        SIZE=size, WIDTH=padded, SCALED=scaled, SPLIT=shares > 1, **settings.launch(),
     )  # fmt: skip
+    if shares > 1:
+        streaming_join[grid](
+            target, sums, frames, out, width, heads, shares, SIZE=size, WIDTH=padded, ROWS=settings.rows, num_warps=4
+        )
     if commit and ring:
         rows = 16
         ring_write[(batch * heads, cdiv(width, rows))](

@@ -70,6 +70,8 @@ def step(
     out = torch.zeros(q.shape, dtype=dtype)
     for row, (old_k, old_v) in enumerate(old):
         new = frames[row]
+        if not new:
+            continue
         keys = torch.cat([old_k.to(dtype), k[row, :new].to(dtype)])
         values = torch.cat([old_v.to(dtype), v[row, :new].to(dtype)])
         distance = torch.arange(-len(old_k), new)[None] - torch.arange(new)[:, None]

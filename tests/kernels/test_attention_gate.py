@@ -55,13 +55,18 @@ def full_job(gate, kernel: str, dtype: torch.dtype, chunked: bool, capability: i
     )  # fmt: skip
 
 
-def streaming_job(gate, dtype: torch.dtype, ring: str, frames: int, capability: int):
-    """The streaming kernel for steps of so many frames."""
+def streaming_job(gate, dtype: torch.dtype, ring: str, frames: int, capability: int, split: bool = False):
+    """The streaming kernel for steps of so many frames, its keys shared by several programs or not."""
     chosen = settings.streaming_settings(dtype, frames, 64)
     types = dict.fromkeys(("Q", "K", "V", "GATE", "BIAS", "OUT"), TYPES[dtype])
     types |= dict.fromkeys(("SLOTS", "COMMITTED", "FRAMES"), "*i32") | {"RING_K": ring, "RING_V": ring, "scale": "fp32"}
     types |= dict.fromkeys(("width", "heads", "layers", "layer", "ring", "bias_columns", "bias_origin"), "i32")
     constants = {"SIZE": 64, "WIDTH": 64, "ROWS": chosen.rows, "KEYS": chosen.keys, "SCALED": ring == "*i8"}
+    constants["SPLIT"] = split
+    if split:
+        types |= {"OUT": "*fp32", "SUMS": "*fp32"}
+    else:
+        constants["SUMS"] = None
     scales = ("SCALE_K", "SCALE_V")
     if ring == "*i8":
         types |= dict.fromkeys(scales, "*fp32")
@@ -71,6 +76,14 @@ def streaming_job(gate, dtype: torch.dtype, ring: str, frames: int, capability: 
         PACKAGE + "streaming_attention_kernel", "streaming_forward", types, constants, capability, chosen.warps,
         chosen.stages, divisible=("bias_columns", "bias_origin"),
     )  # fmt: skip
+
+
+def join_job(gate, capability: int):
+    """The kernel that joins shares of keys."""
+    types = {"PARTIAL": "*fp32", "SUMS": "*fp32", "FRAMES": "*i32", "OUT": "*bf16"}
+    types |= dict.fromkeys(("width", "heads", "shares"), "i32")
+    constants = {"SIZE": 64, "WIDTH": 64, "ROWS": 64}
+    return gate.Job(PACKAGE + "streaming_attention_kernel", "streaming_join", types, constants, capability)
 
 
 def write_job(gate, ring: str, capability: int):
@@ -99,9 +112,13 @@ def all_jobs(gate, capability: int) -> dict[str, object]:
     jobs["streaming_forward 16 bf16"] = streaming_job(gate, half, "*bf16", 16, capability)
     jobs["streaming_forward 64 bf16"] = streaming_job(gate, half, "*bf16", 64, capability)
     jobs["streaming_forward 16 bf16, int8 ring"] = streaming_job(gate, half, "*i8", 16, capability)
+    jobs["streaming_forward 16 bf16, shared"] = streaming_job(gate, half, "*bf16", 16, capability, True)
+    jobs["streaming_forward 64 bf16, shared"] = streaming_job(gate, half, "*bf16", 64, capability, True)
+    jobs["streaming_join bf16"] = join_job(gate, capability)
     jobs["ring_write bf16"] = write_job(gate, "*bf16", capability)
     if capability == 80:  # the rest of Ampere's settings is Hopper's; compiling all takes a minute
         fewer = ("full_forward whole bf16", "streaming_forward 16 bf16", "streaming_forward 64 bf16")
+        fewer += ("streaming_forward 64 bf16, shared", "streaming_join bf16")
         return {n: job for n, job in jobs.items() if n in fewer or (n.startswith("full_") and "chunks" in n)}
     return jobs
 
@@ -118,7 +135,7 @@ def test_nothing_spills(compile_gate, capability):
         assert found.spilled == 0, f"{name}: {found.spilled} spills"
         assert found.stack_bytes == 0, name
         assert found.shared_bytes <= SHARED_CEILING[capability], name
-        if "fp32" in name or name.startswith("ring"):
+        if "fp32" in name or name.startswith(("ring", "streaming_join")):
             continue  # exact products and copies have no tensor cores
         assert found.uses_tensor_cores, name
         if capability == 90 and not name.startswith("streaming_forward 16"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -127,6 +128,36 @@ def test_steps(seed, oracle, path, shape, types):
     streams.committed = [a + b for a, b in zip(streams.committed, own, strict=True)]
     expected = oracle.step(q, k, v, gate, table, past, streams.frames)
     assert oracle.error(streams.call(new), expected) <= allowed
+
+
+@pytest.mark.parametrize(
+    ("shape", "types", "processors"),
+    [
+        ("mixed ages, one empty", "float32", 1000), ("mixed ages, one empty", "int8 ring", 16),
+        ("keys at tile +- 1", "float16", 1000), ("step longer than the ring", "float32", 7),
+        ("two tiles of frames", "float32", 1000), ("no ring", "float16", 1000),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("interpreter", "poisoned_memory")
+def test_keys_shared_by_programs(seed, oracle, monkeypatch, shape, types, processors):
+    """On a GPU with so many multiprocessors: some shares stay empty, some streams have none to share; reruns equal."""
+    kernel = importlib.import_module("wavlm_live.kernels.streaming_attention_kernel")
+    monkeypatch.setattr(kernel, "multiprocessors", lambda device: processors)
+    dtype, ring_dtype = TYPES[types]
+    streams = Streams(oracle, shape, dtype, ring_dtype)
+    streams.frames[0] = 0  # a row of the batch that has nothing new
+    new = oracle.inputs(len(streams.frames), streams.width, streams.heads, streams.size, dtype)
+    for row, frames in enumerate(streams.frames):
+        for x in new[:4]:
+            x[row, frames:] = math.nan
+    taken = []
+    monkeypatch.setattr(kernel, "shares_of", lambda *a, of=kernel.shares_of: taken.append(of(*a)) or taken[-1])
+    expected = oracle.step(*new, streams.past, streams.frames)
+    plain = oracle.error(oracle.step(*new, streams.past, streams.frames, dtype), expected)
+    out = streams.call(new)
+    assert oracle.error(out, expected) <= max(2 * plain, 1e-6)
+    assert torch.equal(streams.call(new), out)
+    assert taken[0] > 1 or streams.ring == 0
 
 
 @pytest.mark.parametrize("types", ["float32", "int8 ring"])
