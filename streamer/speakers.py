@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -199,6 +201,34 @@ class SpeakerTracker:
         """The end of the stream."""
         return self._advance(len(self._waiting), np.zeros((0, len(self._nothing[1])), np.float32)) + self._decide()
 
+    def remembered(self) -> str:
+        """The voices without a name, as text, for a stream that goes on elsewhere; who is enrolled is known there."""
+        kept = [
+            _Remembered(voice.label, voice.frames, [round(127 * float(v)) for v in voice.vector])
+            for voice in self.voices
+            if not voice.known
+        ]
+        return msgspec.json.encode(_Memory(self._numbers, kept)).decode()
+
+    def recall(self, memory: str) -> None:
+        """Know the voices that another tracker remembered; before any frame is heard.
+
+        Raises:
+            ConfigurationError: that is no memory of this model's voices.
+        """
+        assert self.heads.speaker is not None
+        size = self.heads.speaker.feature_extractor.out_features
+        try:
+            found = msgspec.json.decode(memory, type=_Memory)
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(f"the voices to go on with cannot be read: {error}") from error
+        sizes = {len(kept.vector) for kept in found.voices}
+        if len(found.voices) > MOST_VOICES or sizes - {size} or not all(any(kept.vector) for kept in found.voices):
+            raise ConfigurationError(f"the voices to go on with are not vectors of {size} numbers, as this model's are")
+        for kept in found.voices[-self.rules.most :]:
+            self.voices.append(Voice(kept.label, unit(np.array(kept.vector)), kept.frames))
+        self._numbers = found.numbers
+
     def named(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words with their speakers; without where nothing is decided yet."""
         return tuple(replace(word, speaker=self.label_of(word.start_samples, word.end_samples)) for word in words)
@@ -306,6 +336,21 @@ class SpeakerTracker:
         voice = Voice(f"speaker {self._numbers}", vector, frames)
         self.voices.append(voice)
         return voice
+
+
+class _Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A voice."""
+
+    label: Annotated[str, msgspec.Meta(pattern="^speaker [0-9]{1,9}$")]
+    frames: Annotated[int, msgspec.Meta(ge=1, le=HEAVIEST_FRAMES)]
+    vector: list[Annotated[int, msgspec.Meta(ge=-127, le=127)]]
+
+
+class _Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tracker knows of voices."""
+
+    numbers: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+    voices: list[_Remembered]
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

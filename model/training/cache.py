@@ -6,6 +6,7 @@ Ten hours take 1.15 GB. The index is written last, so a cache that was interrupt
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -133,7 +134,11 @@ def build_cache(sounds: Mapping[str, SoundLocation], folder: str | Path, *, work
         folder.mkdir(parents=True, exist_ok=True)
         _write(sounds, folder, workers)
     except OSError as e:
-        raise AudioError(f"cannot write the cache of sound in {folder}: {e}") from e
+        hint = "; free some space and start again" if e.errno == errno.ENOSPC else ""
+        raise AudioError(f"cannot write the cache of sound in {folder}: {e}{hint}") from e
+    finally:
+        for part in folder.glob(f"*.{os.getpid()}.part"):  # what a full disk or Ctrl+C left
+            part.unlink(missing_ok=True)
     return SoundCache(folder)
 
 

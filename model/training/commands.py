@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import WavLMLiveError
+from . import voices_command as voices
 from .data import load_data
 from .evaluate_command import add_arguments
 from .parallel import run_together
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=train_model, task=task)
 
     add_arguments(commands.add_parser("evaluate", help="measure a model of any task under streaming contexts"))
+
+    voices.add_arguments(commands.add_parser("voices", help="train the light voice heads of an encoder"))
 
     export = commands.add_parser("export", help="write a checkpoint in transformers' format")
     export.add_argument("checkpoint", help="best.pt or last.pt of a run")

@@ -215,6 +215,25 @@ def test_silence_that_nobody_computed_keeps_the_times():
     assert turns(events) == [("speaker 1", 0, 75), ("speaker 2", 1130, 1190)]
 
 
+def test_voices_go_on_elsewhere():
+    """Labels and numbers are the same behind a break; what a client made up is refused."""
+    first, second = tracker(), tracker()
+    heard(first, frames_of((0, 80), (None, 30), (1, 80), (None, 30)))
+    second.recall(first.remembered())
+    second.begin_at(1000)
+    events = heard(second, frames_of((1, 70), (None, 30), (2, 70), (None, 30), (0, 70)))
+    assert turns(events) == [("speaker 2", 1000, 1070), ("speaker 3", 1100, 1170), ("speaker 1", 1200, 1270)]
+    for wrong in (
+        "", "{}",
+        '{"numbers": -1, "voices": []}', '{"numbers": 1, "voices": [["anna", 5, [1, 0, 0, 0, 0, 0]]]}',
+        '{"numbers": 1, "voices": [["speaker 1", 5, [1, 0]]]}',
+        '{"numbers": 1, "voices": [["speaker 1", 5, [0, 0, 0, 0, 0, 0]]]}',
+        '{"numbers": 1, "voices": [["speaker 1", 99999, [1, 0, 0, 0, 0, 0]]]}',
+    ):  # fmt: skip
+        with pytest.raises(ConfigurationError, match="voices to go on with"):
+            tracker().recall(wrong)
+
+
 def test_a_voice_follows_and_keeps_its_weight():
     voice = Voice("speaker 1", np.eye(DIM)[0], 100)
     for _ in range(200):

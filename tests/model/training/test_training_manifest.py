@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+import signal
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,6 +115,27 @@ def test_cache_decodes_any_rate_and_reports_what_it_cannot(tmp_path: Path) -> No
     before = (tmp_path / "cache" / "audio.int16").stat().st_mtime_ns
     build_cache(sounds, tmp_path / "cache", workers=0)
     assert (tmp_path / "cache" / "audio.int16").stat().st_mtime_ns == before
+
+
+def test_a_full_disk_leaves_the_former_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x.flac", "y.flac"):
+        (tmp_path / name).write_bytes(flac(0.5))
+    finder = SoundFinder(tmp_path)
+    sounds = {name: location for name in ("x.flac", "y.flac") if (location := finder.find(name)) is not None}
+    build_cache({"x.flac": sounds["x.flac"]}, tmp_path / "cache", workers=0)
+    before = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # a file cannot grow beyond it, as on a full disk
+    try:
+        with pytest.raises(AudioError, match="cannot write the cache of sound"):
+            build_cache(sounds, tmp_path / "cache", workers=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, former)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == before
+    assert SoundCache(tmp_path / "cache").keys() == ["x.flac"]
+    assert sorted(build_cache(sounds, tmp_path / "cache", workers=0).keys()) == ["x.flac", "y.flac"]
 
 
 def test_incomplete_cache_is_an_error(tmp_path: Path) -> None:

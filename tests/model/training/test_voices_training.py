@@ -1,0 +1,132 @@
+"""Training both voice heads: conversations hold what they say, discriminant analysis folds in, the whole command."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wavlm_live.model import WavLMConfig, WavLMForCTC
+from wavlm_live.model.errors import ConfigurationError
+from wavlm_live.model.training.cache import SoundCache
+from wavlm_live.model.training.commands import main
+from wavlm_live.model.training.conversations import Conversations, label
+from wavlm_live.model.training.manifest import Utterance
+from wavlm_live.model.training.voice_scores import tuned_numbers
+from wavlm_live.model.training.voices import discriminate, pooled
+from wavlm_live.model.voice_heads import SpeakerHead, VoiceHeads
+
+Data = tuple[list[Utterance], list[Utterance], SoundCache]
+
+
+def small(**changes: object) -> WavLMConfig:
+    values: dict[str, object] = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+        "conv_dim": (8,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
+        "feat_extract_norm": "layer", "do_stable_layer_norm": True, "vocab_size": 29,
+    }  # fmt: skip
+    return WavLMConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_conversations_are_made_of_turns(data: Data, seed: int):
+    """Labels cover exactly the sound that was put there; the same generator gives the same conversation."""
+    train, _, cache = data
+    maker = Conversations(train, cache, seconds=8.0, turn_s=(0.5, 1.0), pause_s=(0.2, 0.6), speeds=(1.0, 1.1))
+    made = maker.draw(np.random.default_rng(seed), 3)
+    again = maker.draw(np.random.default_rng(seed), 3)
+    assert np.array_equal(made.wave, again.wave)
+    assert len(made.wave) == 8 * 16_000
+    assert len(made.names) == len(made.activity) == 3
+    assert {turn.name for turn in made.turns} <= set(made.names)
+    assert all(a.name != b.name for a, b in zip(made.turns, made.turns[1:], strict=False))
+    level = np.sqrt(
+        np.mean(np.square(made.wave[: 399 * 320].reshape(-1, 320)), axis=1)
+    )  # of each frame's first samples
+    spoken = made.activity.any(axis=0)
+    inside = np.zeros(len(spoken), bool)
+    for turn in made.turns:
+        inside[turn.start_frame : turn.end_frame] = True
+    assert not (spoken & ~inside).any()
+    assert np.median(level[spoken[: len(level)]]) > 10 * np.median(level[~inside[: len(level)]])
+    with pytest.raises(ConfigurationError, match="7 was asked for, the recordings have 6 speakers"):
+        maker.draw(np.random.default_rng(seed), 7)
+    with pytest.raises(ConfigurationError, match="no recording names its speaker"):
+        Conversations([], cache)
+    assert (label("a/b", 1.0), label("a/b", 0.9)) == ("a/b", "a/b@0.9")
+
+
+def test_discriminant_analysis_makes_speakers_stand_out(seed: int):
+    """Behind the folded layer a speaker's own variation is the same in all directions, and between speakers larger."""
+    torch.manual_seed(seed)
+    head = SpeakerHead(small(tdnn_dim=(6,), tdnn_kernel=(1,), tdnn_dilation=(1,), xvector_output_dim=12))
+    rng = np.random.default_rng(seed)
+    names = [f"s{n % 20}" for n in range(400)]
+    means = rng.normal(0, 1.0, (20, 12))
+    pool = rng.normal(0, 2.0, (400, 12)) + means[np.arange(400) % 20]
+    pool[:, 5:] *= 0.1
+    layer = head.feature_extractor
+    assert layer.in_features == layer.out_features == 12
+    with torch.no_grad():
+        vectors = layer(torch.from_numpy(pool).float()).numpy()
+    discriminate(head, vectors, names, 4)
+    with torch.no_grad():
+        after = head.feature_extractor(torch.from_numpy(pool).float()).double().numpy()
+    assert after.shape == (400, 4)
+    assert np.abs(after.mean(axis=0)).max() < 1e-2
+    own = np.mean([np.cov(after[np.array(names) == name].T) for name in set(names)], axis=0)
+    assert np.allclose(own, np.eye(4), atol=0.2)
+
+
+def test_pooling_leaves_out_what_is_no_speech(seed: int):
+    torch.manual_seed(seed)
+    hidden = torch.randn(2, 9, 3)
+    speech = torch.tensor([[True] * 4 + [False] * 5, [True] * 9])
+    hidden[0, 4:] = 1e3
+    found = pooled(hidden, speech)
+    assert torch.allclose(found[0, :3], hidden[0, :4].mean(0), atol=1e-5)
+    assert torch.allclose(found[1, 3:], hidden[1].std(0), atol=1e-3)
+
+
+def test_numbers_are_tuned_on_trials(seed: int):
+    rng = np.random.default_rng(seed)
+    same = np.arange(4000) % 4 == 0
+    scores = np.clip(rng.normal(np.where(same, 0.7, 0.2), 0.15), -1, 1)
+    numbers = tuned_numbers({"scores": scores, "same": same, "within": np.ones(4000, bool)})
+    assert numbers.new_below == pytest.approx(0.45, abs=0.03)
+    assert numbers.known_above == pytest.approx(0.2 + 2.33 * 0.15, abs=0.05)
+    assert numbers.probability(0.45) == pytest.approx(0.5, abs=0.08)
+    assert numbers.probability(0.9) > 0.95 > 0.05 > numbers.probability(0.0)
+
+
+def test_the_command(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+):
+    """Heads are trained, measured and written beside the encoder, and read again with it."""
+    folder = tmp_path / "model"
+    torch.manual_seed(1)
+    model = WavLMForCTC(small())
+    model.save_pretrained(folder)
+    given = ["--manifest", str(corpus), "--cache", str(tmp_path / "cache")]
+    short = ["--first-s", "80", "--more-s", "80", "--first-steps", "5", "--steps", "5", "--stretch-s", "1"]
+    lines = corpus.read_text().splitlines()
+    lines[10:] = [line.replace("\ttrain\t", "\tdev\t") for line in lines[10:]]
+    corpus.write_text("\n".join(lines) + "\n")
+    with caplog.at_level(logging.INFO):
+        assert main(["voices", "--model", str(folder), *given, *short]) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    heads = VoiceHeads.find(folder, model.config)
+    assert heads is not None
+    heads.check(WavLMForCTC.from_pretrained(folder).wavlm)
+    figures = heads.about["figures"]
+    assert 0 <= figures["verification_dev"]["eer"] <= 1
+    assert "verification_test" not in figures  # there is no such split
+    assert heads.activity is not None
+    (tmp_path / "nobody.tsv").write_text(
+        "\n".join("\t".join("" if n == 3 and i else c for n, c in enumerate(line.split("\t"))) for i, line in
+                  enumerate(corpus.read_text().splitlines())) + "\n"
+    )  # fmt: skip
+    assert main(["voices", "--model", str(folder), "--manifest", str(tmp_path / "nobody.tsv"), *short]) == 1
+    assert "no recording names its speaker" in caplog.text
