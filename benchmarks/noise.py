@@ -1,11 +1,12 @@
 """False words in an hour of noise, where nobody speaks.
 
-    python benchmarks/noise.py --noise NOISE.tar [--streams 6] [--minutes 10] [--only N]
+    python benchmarks/noise.py --noise NOISE.tar [--streams 6] [--minutes 10] [--only N | --whole]
 
 The noise: every recording of the tar (Ogg, FLAC or WAV, 16 kHz mono), looped, and white, pink and brown noise, mains
 hum, clicks and silence, in sections of 20 s, each with a random level; six streams of ten minutes. What a session says
 in it is counted by the kind of noise, for the ways to decode, with words that need a voice and without. All
-sessions are given the same frames of one encoder. With `--only`, one stream is measured and added to the results.
+sessions are given the same frames of one encoder, which computes ahead as for a recording. With `--only`, one stream
+is measured and added to the results; with `--whole`, one that goes on for the length of all, with noise of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -24,7 +26,8 @@ import torch
 from machine import RESULTS, write
 
 from wavlm_live.streamer import DecodingSettings, Final, Recogniser, Session, SessionSettings, SpeechRules
-from wavlm_live.streamer.encoder import EncoderStep, LocalEncoder
+from wavlm_live.streamer.ahead_encoder import AheadEncoder
+from wavlm_live.streamer.encoder import EncoderStep, EncoderStream
 from wavlm_live.streamer.plan import Plan
 
 RATE = 16_000
@@ -62,7 +65,7 @@ class Follower:
         pass
 
 
-def drive(encoder: LocalEncoder, plans: Sequence[Plan]) -> None:
+def drive(encoder: EncoderStream, plans: Sequence[Plan]) -> None:
     """Give all plans, which must need the same, the steps of one encoder, until they need no more."""
     while (need := plans[0].need()) is not None:
         step = encoder.step(commit=need.commit, final=need.final)
@@ -131,8 +134,7 @@ Said = list[tuple[int, str]]
 
 def measure(recogniser: Recogniser, sounds: list[tuple[str, np.ndarray]]) -> dict[tuple[str, bool], Said]:
     """What the sessions say in one stream, by the way to decode and whether words need a voice."""
-    context = recogniser.context()
-    encoder = LocalEncoder(recogniser.model, context)
+    encoder = AheadEncoder(recogniser.model, recogniser.context())
     sides: dict[tuple[str, bool], Session] = {}
     for name, decoding in DECODING.items():
         for needed in (False, True):
@@ -149,6 +151,7 @@ def measure(recogniser: Recogniser, sounds: list[tuple[str, np.ndarray]]) -> dic
                     words[side] += [(w.start_samples, w.text) for w in event.words]
 
     for _, sound in sounds:
+        encoder.ahead(sound)
         for block in np.array_split(sound, SECTION_S):
             for session in sides.values():
                 session.begin_feed(block)
@@ -159,12 +162,41 @@ def measure(recogniser: Recogniser, sounds: list[tuple[str, np.ndarray]]) -> dic
     return words
 
 
+Entries = list[dict[str, Any]]
+"""What was said in a stream, for each way to decode."""
+
+
+def stream(recogniser: Recogniser, tar: str, minutes: float, number: int) -> Entries:
+    """Measure one stream; its number is the seed of its noise."""
+    sounds = list(sections(tar, minutes, number))
+    kinds = [kind for kind, _ in sounds]
+    entries: Entries = []
+    for (decoding, needed), said in measure(recogniser, sounds).items():
+        found = [kinds[min(len(kinds) - 1, at // (SECTION_S * RATE))] for at, _ in said]
+        entries.append(
+            {
+                "decoding": decoding,
+                "words_need_voice": needed,
+                "seconds_by_kind": {kind: kinds.count(kind) * SECTION_S for kind in sorted(set(kinds))},
+                "words_by_kind": {kind: found.count(kind) for kind in sorted(set(found))},
+                "words_by_minute": np.bincount(
+                    [at // (60 * RATE) for at, _ in said], minlength=round(minutes)
+                ).tolist(),
+                "words": [text for _, text in said],
+            }
+        )
+        print(f"stream {number}, {decoding}, need a voice: {needed}: {len(said)} words", file=sys.stderr)
+    return entries
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--noise", required=True, help="a tar of recordings in which nobody speaks")
     parser.add_argument("--streams", type=int, default=6)
     parser.add_argument("--minutes", type=float, default=10, help="of each stream")
-    parser.add_argument("--only", type=int, help="measure this stream alone, from 1, and add it to the results")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--only", type=int, help="measure this stream alone, from 1, and add it to the results")
+    some.add_argument("--whole", action="store_true", help="measure one stream as long as all, and add it")
     parser.add_argument("--model", help="name or folder (default: the bundled model)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -172,29 +204,18 @@ def main() -> None:
     sys.argv = ["benchmarks/noise.py", "--noise", "NOISE.tar"]
     recogniser = Recogniser.load(options.model, "cpu")
     place = RESULTS / "noise.json"
-    streams: dict[str, list[dict[str, object]]] = {}
-    if options.only and place.is_file():
-        streams = json.loads(place.read_text())["streams"]
+    before = json.loads(place.read_text()) if (options.only or options.whole) and place.is_file() else {}
+    streams: dict[str, Entries] = before.get("streams", {})
+    if options.whole:
+        whole = stream(recogniser, options.noise, options.streams * options.minutes, 0)
+        write("noise", {**{k: v for k, v in before.items() if k != "machine"}, "one_stream": whole})
+        return
     for number in [options.only] if options.only else range(1, options.streams + 1):
-        sounds = list(sections(options.noise, options.minutes, number))
-        kinds = [kind for kind, _ in sounds]
-        streams[str(number)] = []
-        for (decoding, needed), said in measure(recogniser, sounds).items():
-            found = [kinds[min(len(kinds) - 1, at // (SECTION_S * RATE))] for at, _ in said]
-            streams[str(number)].append(
-                {
-                    "decoding": decoding,
-                    "words_need_voice": needed,
-                    "seconds_by_kind": {kind: kinds.count(kind) * SECTION_S for kind in sorted(set(kinds))},
-                    "words_by_kind": {kind: found.count(kind) for kind in sorted(set(found))},
-                    "words": [text for _, text in said],
-                }
-            )
-            print(f"stream {number}, {decoding}, need a voice: {needed}: {len(said)} words", file=sys.stderr)
-    seconds = sum(sum(entries[0]["seconds_by_kind"].values()) for entries in streams.values())  # type: ignore
+        streams[str(number)] = stream(recogniser, options.noise, options.minutes, number)
+    seconds = sum(sum(entries[0]["seconds_by_kind"].values()) for entries in streams.values())
     rows = []
     for n, entry in enumerate(next(iter(streams.values()))):
-        count = sum(len(entries[n]["words"]) for entries in streams.values())  # type: ignore[arg-type]
+        count = sum(len(entries[n]["words"]) for entries in streams.values())
         rows.append(
             {
                 "decoding": entry["decoding"],
@@ -204,7 +225,8 @@ def main() -> None:
             }
         )
         print(rows[-1])
-    write("noise", {"minutes": seconds / 60, "rows": rows, "streams": streams})
+    one = {"one_stream": before["one_stream"]} if "one_stream" in before else {}
+    write("noise", {"minutes": seconds / 60, "rows": rows, "streams": streams, **one})
 
 
 if __name__ == "__main__":

@@ -39,8 +39,9 @@ class EndpointRules:
     """Without any text for so long, or for `silence_ms` if that is longer, a segment ends though a voice goes on: a
     noise that is taken for a voice must not keep it open."""
     max_segment_s: float = 20.0
-    """Longest segment. From half of it on, ever shorter pauses between two words end the segment; at the limit
-    the next border of words does. A word is cut only at twice the limit, where there are no borders at all."""
+    """Longest segment: no final is longer. From half of it on, ever shorter pauses between two words end the segment,
+    from seven eighths on any border of words does. Only where the last eighth has none, the limit cuts a word between
+    two letters; the others begin the next segment."""
     min_segment_s: float = 0.0
     """A segment, with the silence after its words, is at least this long before silence may end it."""
     no_speech_ms: int = 5000
@@ -117,6 +118,16 @@ class Endpointer:
         self._pause = 0  # frames since the last letter
         self._quiet = 0  # frames since the last letter or detected voice
         self._border = False  # the pause holds a delimiter: the word before it is complete
+        self._age = 0  # frames since the segment's words begin, as early as any reading has them
+        self.fresh = False
+        """The first letter was just seen, and nobody said yet how long ago the words began."""
+
+    def began(self, frames: int) -> None:
+        """The first letter was seen: the words of the segment begin no longer ago than so many frames.
+
+        A beam may have found a word before the first frame whose best output is a letter.
+        """
+        self._age, self.fresh = max(1, frames), False
 
     def scan(self, kinds: Sequence[int], voiced: Sequence[bool] = ()) -> tuple[int, EndpointReason | None]:
         """See frames up to the next endpoint.
@@ -127,7 +138,8 @@ class Endpointer:
 
         Returns:
             How many frames were seen, and why the segment ends after the last of them; None where it does not
-            end. After an endpoint the watch is already on the next segment; call again with the frames left.
+            end. After an endpoint the watch is already on the next segment; call again with the frames left, as
+            after the first letter of a segment (`fresh`).
         """
         heeded = voiced if self.rules.by_voice else ()
         for seen, kind in enumerate(kinds, start=1):
@@ -135,27 +147,33 @@ class Endpointer:
             if reason:
                 self.reset()
                 return seen, reason
+            if self.fresh:
+                return seen, None
         return len(kinds), None
 
     def _see(self, kind: int, voiced: bool) -> EndpointReason | None:
         rules = self.rules
         if kind == LETTER:
             if not self._spoken:
-                self._spoken, self._length = True, 0
+                self._spoken, self._length, self._age, self.fresh = True, 0, 0, True
             self._pause, self._quiet, self._border = 0, 0, not self._borders
         elif kind in (BLANK, BORDER):
             self._pause += 1
             self._quiet = 0 if voiced else self._quiet + 1
             self._border |= kind == BORDER
         self._length += 1
+        self._age += 1
         if not self._spoken:
             return "nothing" if self._length >= rules.no_speech_frames else None
         silent = self._quiet >= rules.silence_frames or self._pause >= rules.blank_frames
         if silent and self._length >= rules.min_segment_frames:
             return "silence"
-        # The pause that is long enough falls from silence_frames at half of the longest segment to 0 at its end.
-        longest, left = rules.max_segment_frames, max(0, rules.max_segment_frames - self._length)
+        # The pause that is long enough falls from silence_frames at half of the longest segment to 0 at 7/8 of it.
+        longest, border = rules.max_segment_frames, self._border
+        left = max(0, 7 * longest - 8 * self._length)
         late = 2 * self._length >= longest
-        if late and self._border and self._pause * longest >= 2 * rules.silence_frames * left:
+        if late and border and 3 * self._pause * longest >= rules.silence_frames * left:
             return "length"
-        return "length" if self._length >= 2 * longest else None
+        if border and 8 * self._age >= 7 * longest:
+            return "length"
+        return "length" if self._age >= longest else None

@@ -172,6 +172,8 @@ class Segmenter:
                 events += self._end(self.decoder.words, self._reason(reason))
                 self._begin()
                 events += self._answered()
+            elif self._endpointer.fresh:
+                self._endpointer.began(self._age(self.decoder))
             first = last
         self._voice.forget(self.settled_samples)
         if self.speakers is not None:
@@ -259,10 +261,11 @@ class Segmenter:
             heard_samples: all sound before this sample counts as decided: markers before it are returned.
 
         Returns:
-            A `Final`, if there was text, then the markers.
+            A `Final`, if there was text, or several where a segment ended in the provisional frames; then the markers.
         """
-        words = self._words_ahead(logprobs)
-        events = self._end(words, "flush")
+        ahead = self._segments_ahead(logprobs)
+        words = tuple(word for segment in ahead for word in segment)
+        events = [event for segment in ahead for event in self._end(segment, "flush")]
         if events:
             # Words that are complete among the committed frames cannot be read again.
             read = words[-1] in self.decoder.complete
@@ -336,24 +339,37 @@ class Segmenter:
         ]
 
     def _words_ahead(self, logprobs: np.ndarray | None) -> tuple[Word, ...]:
-        """The words of the segment and of the provisional frames, which may hold endpoints of their own."""
+        """The words of the segment and of the provisional frames."""
+        return tuple(word for segment in self._segments_ahead(logprobs) for word in segment)
+
+    def _segments_ahead(self, logprobs: np.ndarray | None) -> list[tuple[Word, ...]]:
+        """The same by segments: the provisional frames may hold endpoints of their own."""
         if self.decoder.frames < self._deaf_frames:
-            return ()
+            return []
         if logprobs is None:
-            return self.decoder.words
+            return [self.decoder.words]
         decoder, endpointer = self.decoder.fork(), copy(self._endpointer)
         kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
         voiced = self._voice.frames(self.decoder.frames, len(kinds))
-        words: tuple[Word, ...] = ()
+        segments: list[tuple[Word, ...]] = []
         first = 0
         while first < len(kinds):
             seen, reason = endpointer.scan(kinds[first:], voiced[first:])
             decoder.accept(logprobs[first : first + seen])
             first += seen
             if reason:
-                words += decoder.words
+                segments.append(decoder.words)
                 decoder.reset()
-        return words + decoder.words
+            elif endpointer.fresh:
+                endpointer.began(self._age(decoder))
+        return [*segments, decoder.words]
+
+    def _age(self, decoder: Decoder) -> int:
+        """Frames since the first word of the segment begins, on any reading."""
+        words = self._visible(decoder.complete)
+        at = min(decoder.contested_samples, words[0].start_samples if words else decoder.contested_samples)
+        at = max(at, self._said.end_samples) if self._said else at
+        return decoder.frames - at // self.hop_samples
 
     def _visible(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words without what a flush gave out, and within the sound."""

@@ -53,19 +53,28 @@ def test_a_short_segment_waits() -> None:
 
 
 def test_near_the_limit_a_short_pause_between_words_is_enough() -> None:
-    # 75 frames in, half of the time between half and whole limit is over, and so is half of the silence
-    assert ends(frames("a" * 70 + "." * 5 + "a" * 9)) == []  # no delimiter: inside a word
-    assert ends(frames("a" * 69 + "|" + "." * 5 + "a" * 9)) == [(75, "length")]
+    # 69 frames in, half of the time between a half and 7/8 of the limit is over, and so is half of the silence
+    assert ends(frames("a" * 64 + "." * 5 + "a" * 9)) == []  # no delimiter: inside a word
+    assert ends(frames("a" * 64 + "|" + "." * 4 + "a" * 9)) == [(69, "length")]
     assert ends(frames("a" * 40 + "|" + "." * 8 + "a" * 9)) == []  # not yet half
 
 
-def test_at_the_limit_the_next_border_of_words_will_do() -> None:
-    assert ends(frames("a" * 99 + "." + "a" * 20 + "." + "a" * 5 + "|aaa")) == [(127, "length")]
+def test_in_the_last_eighth_the_next_border_of_words_will_do() -> None:
+    assert ends(frames("a" * 84 + "." + "a" * 2 + "|" + "a" * 9)) == [(88, "length")]
+    assert ends(frames("a" * 80 + "|" + "a" * 15 + "|aaa")) == [(97, "length")]
 
 
-def test_without_any_border_a_word_is_cut_at_twice_the_limit() -> None:
-    assert ends(frames("aa." * 80)) == [(200, "length")]
-    assert ends(frames("aa." * 80), borders=False)[0][0] <= 101  # a model without delimiter: any pause
+def test_without_any_border_a_word_is_cut_at_the_limit() -> None:
+    assert ends(frames("aa." * 80)) == [(100, "length"), (200, "length")]
+    assert ends(frames("aa." * 80), borders=False)[0][0] < 90  # a model without delimiter: any pause
+
+
+def test_words_that_began_before_the_first_letter_count() -> None:
+    endpointer, kinds = Endpointer(RULES), frames("..a" + "a" * 120)
+    assert endpointer.scan(kinds) == (3, None)
+    assert endpointer.fresh
+    endpointer.began(3)  # a beam has a letter in the first frame
+    assert endpointer.scan(kinds[3:]) == (97, "length")
 
 
 sequences = st.lists(
@@ -88,10 +97,10 @@ def test_no_end_inside_a_word_nor_much_too_late(kinds: list[int]) -> None:
         else:
             spoken = segment[segment.index(LETTER) :]
             pause = list(itertools.takewhile(lambda kind: kind != LETTER, reversed(spoken)))
-            assert len(spoken) <= 200
+            assert len(spoken) <= 100
             if reason == "silence":
                 assert len(pause) >= 10
-            elif len(spoken) < 200:
+            elif len(spoken) < 100:
                 assert BORDER in pause
         start = at
 
