@@ -82,8 +82,16 @@ def noise(result: dict[str, Any]) -> str:
         if any(row[kind] for row in rows)
     ]
     silent = [kind.replace("_", " ") for kind in kinds if not any(row[kind] for row in rows)]
-    lines.append([f"{', '.join(silent)}", *("0.0" for _ in rows)])
+    if silent:
+        lines.append([", ".join(silent), *("0.0" for _ in rows)])
     lines.append([f"all {result['minutes']:g} minutes", *(f"{row['words_a_minute']:.2f}" for row in result["rows"])])
+    if one := result.get("one_stream"):
+        minutes = sum(one[0]["seconds_by_kind"].values()) / 60
+        lines.append([f"one stream of {minutes:g} minutes", *(f"{len(e['words']) / minutes:.2f}" for e in one)])
+        late = minutes / 6
+        lines.append(
+            [f"its last {late:g} minutes", *(f"{sum(e['words_by_minute'][-round(late) :]) / late:.2f}" for e in one)]
+        )
     return grid(["false words a minute", *sides], lines)
 
 

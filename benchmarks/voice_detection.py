@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -28,7 +29,7 @@ from wavlm_live.streamer.encoder import LocalEncoder
 RATE = 16_000
 STEP = 160  # samples of a truth: 10 ms
 DETECTORS = ("silero", "model", "both")
-SNRS = (None, 20, 10, 5)
+SNRS = (20, 10, 5)
 
 
 def truth_of(sound: np.ndarray) -> np.ndarray:
@@ -52,6 +53,39 @@ def scene(utterances: list[np.ndarray], rng: np.random.Generator) -> tuple[np.nd
         sounds += [np.zeros(gap), np.clip(sound, -1, 1)]
         truths += [np.zeros(gap // STEP, bool), truth_of(sound)]
     return np.concatenate(sounds).astype(np.float32), np.concatenate(truths)
+
+
+@dataclass
+class Scenes:
+    """The same speech in several conditions."""
+
+    sounds: dict[str, np.ndarray]
+    """By the condition."""
+    truth: np.ndarray
+    """Whether somebody speaks, for each 10 ms."""
+
+
+def scenes(manifest: str, noise_tar: str, split: str, count: int) -> Scenes:
+    """Utterances of a split as one stream, clean and under noise."""
+    rng = np.random.default_rng(1)
+    usable, _ = read_manifest(manifest, splits=[split])
+    chosen = [usable[int(n)] for n in rng.permutation(len(usable))[:count]]
+    sounds = [soundfile.read(io.BytesIO(u.location.read()), dtype="float32")[0] for u in chosen]
+    clean, truth = scene(sounds, rng)
+    beds = [bed / np.sqrt((bed**2).mean() + 1e-12) for bed in recordings(noise_tar).values() if len(bed) > 5 * RATE]
+    parts = [np.resize(beds[int(rng.integers(len(beds)))], 20 * RATE) for _ in range(len(clean) // (20 * RATE) + 1)]
+    bed = np.concatenate(parts)[: len(clean)]
+    level = np.sqrt((clean[np.repeat(truth, STEP)] ** 2).mean())
+    noisy = {f"{snr} dB": clean + bed * level * 10 ** (-snr / 20) for snr in SNRS}
+    return Scenes({n: np.clip(s, -1, 1).astype(np.float32) for n, s in {"clean": clean, **noisy}.items()}, truth)
+
+
+def errors(stretches: list[tuple[int, int]], truth: np.ndarray) -> tuple[float, float]:
+    """Per cent of speech that was missed, and of pauses that were called speech."""
+    said = np.zeros(len(truth), bool)
+    for start, end in stretches:
+        said[round(start / STEP) : round(end / STEP)] = True
+    return round(100 * float((~said)[truth].mean()), 1), round(100 * float(said[~truth].mean()), 1)
 
 
 def heard(recogniser: Recogniser, sound: np.ndarray) -> dict[str, list[tuple[int, int]]]:
@@ -95,26 +129,12 @@ def main() -> None:
     sys.argv = ["benchmarks/voice_detection.py", "--manifest", "SPEECH/utterances.tsv", "--noise", "NOISE.tar"]
     sys.argv += ["--utterances", str(options.utterances), "--noise-minutes", f"{options.noise_minutes:g}"]
     sys.argv += ["--threads", str(options.threads)]
-    rng = np.random.default_rng(1)
-    usable, _ = read_manifest(options.manifest, splits=[options.split])
-    chosen = [usable[int(n)] for n in rng.permutation(len(usable))[: options.utterances]]
-    sounds = [soundfile.read(io.BytesIO(u.location.read()), dtype="float32")[0] for u in chosen]
-    clean, truth = scene(sounds, rng)
-    beds = [bed / np.sqrt((bed**2).mean() + 1e-12) for bed in recordings(options.noise).values() if len(bed) > 5 * RATE]
-    parts = [np.resize(beds[int(rng.integers(len(beds)))], 20 * RATE) for _ in range(len(clean) // (20 * RATE) + 1)]
-    bed = np.concatenate(parts)
-    level = np.sqrt((clean[np.repeat(truth, STEP)] ** 2).mean())
+    found = scenes(options.manifest, options.noise, options.split, options.utterances)
     recogniser = Recogniser.load(None, "cpu")
     rows = {name: {"detector": name, "missed": {}, "false": {}} for name in DETECTORS}
-    for snr in SNRS:
-        noise = 0 if snr is None else bed[: len(clean)] * level * 10 ** (-snr / 20)
-        for name, stretches in heard(recogniser, np.clip(clean + noise, -1, 1).astype(np.float32)).items():
-            said = np.zeros(len(truth), bool)
-            for start, end in stretches:
-                said[round(start / STEP) : round(end / STEP)] = True
-            label = "clean" if snr is None else f"{snr} dB"
-            rows[name]["missed"][label] = round(100 * float((~said)[truth].mean()), 1)
-            rows[name]["false"][label] = round(100 * float(said[~truth].mean()), 1)
+    for label, sound in found.sounds.items():
+        for name, stretches in heard(recogniser, sound).items():
+            rows[name]["missed"][label], rows[name]["false"][label] = errors(stretches, found.truth)
     noise = np.concatenate([sound for _, sound in sections(options.noise, options.noise_minutes, 2)])
     for name, stretches in heard(recogniser, noise).items():
         rows[name]["starts_in_noise_a_minute"] = round(len(stretches) / options.noise_minutes, 2)
@@ -124,8 +144,8 @@ def main() -> None:
         "voice_detection",
         {
             "split": options.split,
-            "utterances": len(chosen),
-            "minutes": round(len(clean) / RATE / 60, 1),
+            "utterances": options.utterances,
+            "minutes": round(len(found.truth) * STEP / RATE / 60, 1),
             "noise_minutes": options.noise_minutes,
             "rows": list(rows.values()),
         },

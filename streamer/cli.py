@@ -15,9 +15,10 @@ from typing import Annotated
 import typer
 
 from ..model.errors import OutputError, WavLMLiveError
-from . import classify, network_commands, options, speaker_options, voice_options, watch_command
+from . import classify, decoding_options, network_commands, options, speaker_options, voice_options, watch_command
+from .decoding_options import Decoding
 from .interrupts import Interrupted, Interruption
-from .options import Decoding, Listening, UsageError
+from .options import Listening, UsageError
 from .speaker_options import Speakers
 from .terminal import Terminal, TerminalLog
 from .voice_options import Detector, Pauses
@@ -186,14 +187,23 @@ def transcribe(
     known_above: speaker_options.KnownAbove = None,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
-    beam: options.Beam = None,
-    lm: options.Lm = None,
-    lm_weight: options.LmWeight = None,
-    word_score: options.WordScore = None,
-    unknown_penalty: options.UnknownPenalty = None,
-    hotword: options.Hotword = None,
-    stability: options.Stability = 0.5,
-    details: options.Details = False,
+    beam: decoding_options.Beam = None,
+    lm: decoding_options.Lm = None,
+    lm_weight: decoding_options.LmWeight = None,
+    word_score: decoding_options.WordScore = None,
+    unknown_penalty: decoding_options.UnknownPenalty = None,
+    hotword: decoding_options.Hotword = None,
+    stability: decoding_options.Stability = 0.5,
+    looks: decoding_options.Looks = 2,
+    details: decoding_options.Details = False,
+    token_cutoff: decoding_options.TokenCutoff = None,
+    beam_cutoff: decoding_options.BeamCutoff = None,
+    blank_skip: decoding_options.BlankSkip = 0.99,
+    carry_context: decoding_options.CarryContext = False,
+    confidence_temperature: decoding_options.ConfidenceTemperature = None,
+    confidence_scale: decoding_options.ConfidenceScale = None,
+    confidence_shift: decoding_options.ConfidenceShift = None,
+    confidence_letters: decoding_options.ConfidenceLetters = None,
     threads: options.Threads = None,
     plain: options.Plain = False,
     plot: options.Plot = None,
@@ -205,13 +215,12 @@ def transcribe(
 
     Several recordings with --output FOLDER give one file each.
     """
-    pauses, who = Pauses.among(locals()), Speakers.among(locals())
+    pauses, decoding, who = Pauses.among(locals()), Decoding.among(locals()), Speakers.among(locals())
     from .transcribe import Request
     from .transcribe import transcribe as run
 
     terminal = _terminal(plain, quiet, verbose)
     hop_ms = partial_hop_ms if realtime else 0  # nobody watches the partials of a recording at full speed
-    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
     listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms, who)
     request = Request(files, output, _name(format), channel, realtime, partials, not no_progress, plot)
     return _with_signals(lambda i: run(request, listening.loader(terminal, i), terminal, i))
@@ -252,14 +261,23 @@ def listen(
     known_above: speaker_options.KnownAbove = None,
     partial_hop_ms: options.PartialHopMs = 100,
     partials: options.Partials = False,
-    beam: options.Beam = None,
-    lm: options.Lm = None,
-    lm_weight: options.LmWeight = None,
-    word_score: options.WordScore = None,
-    unknown_penalty: options.UnknownPenalty = None,
-    hotword: options.Hotword = None,
-    stability: options.Stability = 0.5,
-    details: options.Details = False,
+    beam: decoding_options.Beam = None,
+    lm: decoding_options.Lm = None,
+    lm_weight: decoding_options.LmWeight = None,
+    word_score: decoding_options.WordScore = None,
+    unknown_penalty: decoding_options.UnknownPenalty = None,
+    hotword: decoding_options.Hotword = None,
+    stability: decoding_options.Stability = 0.5,
+    looks: decoding_options.Looks = 2,
+    details: decoding_options.Details = False,
+    token_cutoff: decoding_options.TokenCutoff = None,
+    beam_cutoff: decoding_options.BeamCutoff = None,
+    blank_skip: decoding_options.BlankSkip = 0.99,
+    carry_context: decoding_options.CarryContext = False,
+    confidence_temperature: decoding_options.ConfidenceTemperature = None,
+    confidence_scale: decoding_options.ConfidenceScale = None,
+    confidence_shift: decoding_options.ConfidenceShift = None,
+    confidence_letters: decoding_options.ConfidenceLetters = None,
     threads: options.Threads = None,
     plain: options.Plain = False,
     no_progress: options.NoProgress = False,
@@ -267,12 +285,11 @@ def listen(
     verbose: options.Verbose = False,
 ) -> int:
     """Write down what is said into the microphone, live, until Ctrl+C."""
-    pauses, who = Pauses.among(locals()), Speakers.among(locals())
+    pauses, decoding, who = Pauses.among(locals()), Decoding.among(locals()), Speakers.among(locals())
     from .listen import Request
     from .listen import listen as run
 
     terminal = _terminal(plain, quiet, verbose)
-    decoding = Decoding(beam, lm, lm_weight, word_score, unknown_penalty, tuple(hotword or ()), stability, details)
     hop_ms = partial_hop_ms
     listening = Listening(decoding, model, device, threads, context, left_ms, chunk_ms, right_ms, pauses, hop_ms, who)
     request = Request(input_device, output, _name(format), channel, partials, not no_progress)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import options, speaker_options, voice_options
+from . import decoding_options, options, speaker_options, voice_options
 from .interrupts import Interruption
 from .terminal import Terminal
 
@@ -134,7 +134,7 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
             int | None,
             typer.Option("--silence-ms", min=20, metavar="MS", show_default=False, help="Silence that ends a segment."),
         ] = None,
-        hotword: options.Hotword = None,
+        hotword: decoding_options.Hotword = None,
         speakers: speaker_options.Label = False,
         partials: options.Partials = False,
         give_up_s: Annotated[

@@ -16,7 +16,7 @@ from ..model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ..model.context import StreamingContext
-    from .decoding import DecodingSettings
+    from .decoding_options import Decoding
     from .interrupts import Interruption
     from .recogniser import Recogniser
     from .session import SessionSettings
@@ -66,7 +66,7 @@ def _option(*names: str, panel: str, **rest: Any) -> Any:
 
 
 PREFIX = "WAVLM_LIVE_"
-_MODEL, _DECODING, _TEXT, _SHOWN = "Model and latency", "Decoding", "Text", "What is shown"
+_MODEL, _TEXT, _SHOWN = "Model and latency", "Text", "What is shown"
 
 Model = Annotated[
     str | None,
@@ -136,84 +136,6 @@ SilenceMs = Annotated[
 MaxSegmentS = Annotated[
     float, _option("--max-segment-s", panel=_TEXT, min=1, metavar="S", help="Longest segment, in seconds.")
 ]
-Beam = Annotated[
-    int | None,
-    _option(
-        "--beam",
-        panel=_DECODING,
-        min=0,
-        max=1000,
-        metavar="N",
-        show_default=False,
-        help="Texts that beam search keeps; 0 for greedy decoding. Default: 16 with --lm or --hotword, else 0.",
-    ),
-]
-Lm = Annotated[
-    Path | None,
-    _option(
-        "--lm",
-        panel=_DECODING,
-        metavar="NAME|FILE",
-        show_default=False,
-        help="Language model: english, which comes with the package, or an ARPA file, packed file or KenLM binary.",
-    ),
-]
-_SUITS = "Default: what suits the model."
-LmWeight = Annotated[
-    float | None,
-    _option("--lm-weight", panel=_DECODING, min=0, max=10, show_default=False, help=f"How much --lm counts. {_SUITS}"),
-]
-WordScore = Annotated[
-    float | None,
-    _option(
-        "--word-score",
-        panel=_DECODING,
-        min=-20,
-        max=20,
-        show_default=False,
-        help=f"Bonus of each word, with --lm. {_SUITS}",
-    ),
-]
-UnknownPenalty = Annotated[
-    float | None,
-    _option(
-        "--unknown-penalty",
-        panel=_DECODING,
-        min=0,
-        max=100,
-        show_default=False,
-        help=f"Price of a word unknown to --lm. {_SUITS}",
-    ),
-]
-Hotword = Annotated[
-    list[str] | None,
-    _option(
-        "--hotword",
-        panel=_DECODING,
-        metavar="PHRASE[:BOOST]",
-        show_default=False,
-        help="A phrase to expect, again for more; the boost is a bonus for each letter, 1.5 if not given.",
-    ),
-]
-Stability = Annotated[
-    float,
-    _option(
-        "--stability",
-        panel=_DECODING,
-        min=0,
-        max=1,
-        metavar="0..1",
-        help="With a beam: from 0, words are stable at once, to 1, when nothing speaks against them any more.",
-    ),
-]
-Details = Annotated[
-    bool,
-    _option(
-        "--details",
-        panel=_DECODING,
-        help="In json and jsonl: times of letters; with a beam what else a word may be, and the best texts.",
-    ),
-]
 Output = Annotated[
     Path | None,
     _option(
@@ -268,48 +190,6 @@ Plain = Annotated[
 NoProgress = Annotated[bool, _option("--no-progress", panel=_SHOWN, help="No progress bar, no status line.")]
 Quiet = Annotated[bool, _option("--quiet", "-q", panel=_SHOWN, help="Only results and errors.")]
 Verbose = Annotated[bool, _option("--verbose", "-v", panel=_SHOWN, help="More notes, and tracebacks of errors.")]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How frames become text, as the command line gave it."""
-
-    beam: int | None = None
-    lm: Path | None = None
-    lm_weight: float | None = None
-    word_score: float | None = None
-    unknown_penalty: float | None = None
-    hotwords: tuple[str, ...] = ()
-    stability: float = 0.5
-    details: bool = False
-
-    def settings(self) -> DecodingSettings:
-        """The same for a session.
-
-        Raises:
-            ConfigurationError: values that do not go together, or a hotword that is none.
-        """
-        from .decoding import DecodingSettings
-        from .hotwords import parse_hotword
-
-        if self.beam == 0 and (self.lm or self.hotwords):
-            name = "--lm" if self.lm else "--hotword"
-            raise UsageError(f"--beam 0 has no use for {name}; give --beam 16, or leave it")
-        hotwords = tuple(parse_hotword(text) for text in self.hotwords)
-        beam = self.beam if self.beam is not None else 16 * bool(self.lm or hotwords)
-        if not beam:
-            return DecodingSettings(details=self.details)
-        return DecodingSettings(
-            method="beam",
-            beam_width=beam,
-            lm_path=None if self.lm is None else str(self.lm),
-            lm_weight=self.lm_weight,
-            word_score=self.word_score,
-            unknown_penalty=self.unknown_penalty,
-            hotwords=hotwords,
-            stability=self.stability,
-            details=self.details,
-        )
 
 
 @dataclass(frozen=True)

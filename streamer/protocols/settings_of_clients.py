@@ -18,8 +18,8 @@ from ..session import SessionSettings
 Contexts = Callable[[str], StreamingContext]
 """Turns a name, or "left,chunk,right", into a context; raises ConfigurationError."""
 
-SERVERS_OWN = ("lm_path", "known_path")
-"""Fields that a client may not name."""
+SERVERS_OWN = ("lm_path", "known_path", "frame_ms")
+"""Fields that a client may not name: files of the server, and what the model fixes."""
 WIDEST_BEAM = 64
 MOST_HOTWORDS = 200
 LARGEST_CONTEXT_FRAMES = 1000
