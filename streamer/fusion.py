@@ -36,7 +36,7 @@ class Weights:
 class Context:
     """What fusion knows of a prefix. Values; only the memory of what follows is filled in while it is used."""
 
-    __slots__ = ("held", "hot", "next", "state", "total", "word")
+    __slots__ = ("gains", "held", "hot", "next", "state", "total", "word")
 
     def __init__(self, total: float, state: Any, word: str, held: float, hot: Node) -> None:
         self.total = total
@@ -50,6 +50,8 @@ class Context:
         self.hot = hot
         self.next: dict[str, tuple[float, Context]] = {}
         """Factor of a hypothesis' weight, and the context, after this label."""
+        self.gains: dict[str, float] = {}
+        """The factors alone."""
 
 
 class Vocabulary:
@@ -73,6 +75,8 @@ class Vocabulary:
                 if best.get(beginning, -math.inf) >= logprob:
                     break  # and so have all that are shorter
                 best[beginning] = logprob
+        self.ends = (min(best.values()), max(best.values())) if best else (0.0, 0.0)
+        """The lowest and the highest of them."""
 
 
 @lru_cache(maxsize=4)
@@ -105,6 +109,7 @@ class Fusion:
         # Models are written in one case, which need not be that of the head's labels.
         self._upper = model is not None and not model.knows("the" if self._words else "e")
         self._upper &= model is not None and model.knows("THE" if self._words else "E")
+        self._most = math.exp(self._largest_gain()) * (1 + 1e-9)
 
     def __bool__(self) -> bool:
         return self.model is not None or bool(self.hotwords)
@@ -143,22 +148,51 @@ class Fusion:
             known = context.next[label] = math.exp(after.total - context.total), after
         return known
 
+    def gain(self, context: Context, label: str) -> float:
+        """The factor that `step` gives, without the context after it, which is seldom needed."""
+        gain = context.gains.get(label)
+        if gain is None:
+            if label == BORDER or (self.model is not None and not self._words):
+                gain = self.step(context, label)[0]
+            else:
+                gain = math.exp(self._spelled(context, label.lower())[0] - context.total)
+            context.gains[label] = gain
+        return gain
+
+    def most(self, context: Context) -> float:
+        """No letter, as a label of its own, has a factor above this; a border of words may."""
+        return self._most * context.hot.most
+
+    def _largest_gain(self) -> float:
+        """The natural logarithm of the largest factor of a letter, hotwords apart."""
+        if self._vocabulary is None or not self._vocabulary.best:
+            return max(0.0, self.weights.word_score) if self._words else 0.0
+        weights, (worst, best), unknown = self.weights, self._vocabulary.ends, self._vocabulary.unknown
+        begins = weights.word_score + weights.weight * max(best, unknown)
+        leaves = weights.weight * (unknown - worst) - (0.0 if self.hotwords else weights.unknown_penalty)
+        return max(0.0, begins, leaves)
+
     def close(self, context: Context) -> Context:
         """The context as if the open word ended here; the same where none is open."""
         return self.step(context, BORDER)[1] if context.word else context
 
     def _spell(self, context: Context, label: str) -> Context:
         folded = label.lower()
-        bonus, hot = self.hotwords.step(context.hot, folded) if self.hotwords else (0.0, context.hot)
-        word, state, held = context.word + folded, context.state, 0.0
-        total = context.total + bonus
-        if self._words:
-            held = self._ahead(word, hot)
-            total += held - context.held
-        elif self.model is not None:
+        total, held, hot = self._spelled(context, folded)
+        state = context.state
+        if self.model is not None and not self._words:
             gain, state = self._characters(state, folded)
             total += gain
-        return Context(total, state, word, held, hot)
+        return Context(total, state, context.word + folded, held, hot)
+
+    def _spelled(self, context: Context, folded: str) -> tuple[float, float, Node]:
+        """What letters make of the total, a character model apart, of what is held, and of the place in hotwords."""
+        bonus, hot = self.hotwords.step(context.hot, folded) if self.hotwords else (0.0, context.hot)
+        total, held = context.total + bonus, 0.0
+        if self._words:
+            held = self._ahead(context.word + folded, hot)
+            total += held - context.held
+        return total, held, hot
 
     def _close(self, context: Context) -> Context:
         bonus, hot = self.hotwords.step(context.hot, BORDER) if self.hotwords else (0.0, context.hot)

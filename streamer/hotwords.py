@@ -25,7 +25,7 @@ BORDER = " "
 class Node:
     """A place in a phrase. Immutable once the phrases are built."""
 
-    __slots__ = ("banked", "credit", "fail", "next", "pending")
+    __slots__ = ("banked", "credit", "fail", "most", "next", "pending")
 
     def __init__(self, credit: float) -> None:
         self.next: dict[str, Node] = {}
@@ -38,6 +38,8 @@ class Node:
         """The part of it that is taken back when the phrase is left."""
         self.banked = 0.0
         """Bonus of the phrases that are complete here, kept from now on."""
+        self.most = 1.0
+        """`exp` of the largest bonus of a letter that follows, and no less than 1."""
 
 
 class Hotwords:
@@ -64,6 +66,7 @@ class Hotwords:
         for text, _ in self.phrases:
             self._add(text, boosts)
         self._link()
+        self._bound(self.root)
 
     def __bool__(self) -> bool:
         return bool(self.phrases)
@@ -136,6 +139,19 @@ class Hotwords:
                     node.banked += node.fail.banked
                 below += [(child, text + character, kept) for character, child in node.next.items()]
             level = below
+
+    def _bound(self, node: Node) -> None:
+        """What a letter after each node gains at most."""
+        place: Node | None = node
+        best = 0.0
+        while place is not None:
+            for character, target in place.next.items():
+                if character != BORDER:
+                    best = max(best, target.banked + target.pending - node.pending)
+            place = place.fail
+        node.most = math.exp(best) * (1 + 1e-9)
+        for child in node.next.values():
+            self._bound(child)
 
     def _suffix(self, text: str) -> Node | None:
         """The node of the longest ending that begins with a word; texts of that length are linked already."""

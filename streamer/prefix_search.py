@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 from .alphabet import Alphabet
 from .fusion import Context, Fusion
@@ -23,6 +25,7 @@ from .hypotheses import Hypothesis, Letters, Path, Span
 
 _FIRST_SYMBOL = 0x100000  # a private plane of Unicode
 _SMALL, _LARGE = 1e-60, 1e60
+_second = itemgetter(1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,21 @@ class BeamRules:
     """Above 1, alternatives count for more in confidences."""
     carry_context: bool = False
     """The language model goes on over the end of a segment, instead of beginning a sentence there."""
+
+
+class Heard(NamedTuple):
+    """What one frame says."""
+
+    quiet: float
+    """Probability of the outputs that write nothing: the blank and special tokens."""
+    quiet_best: float
+    """Of the likeliest of them."""
+    border: float
+    """Of the delimiter."""
+    tokens: list[tuple[int, float]]
+    """Letters and delimiter with their probabilities, the likeliest first."""
+    of: dict[int, float]
+    """Probability of each letter."""
 
 
 class PrefixSearch:
@@ -67,6 +85,7 @@ class PrefixSearch:
         """Silent frames at the end."""
         self._labels = [BORDER if i == alphabet.delimiter_id else label for i, label in enumerate(alphabet.labels)]
         self._floor = math.exp(-rules.beam_cutoff)
+        self._letters = all(len(label) <= 1 for label in alphabet.labels)
         self.begin(-1, 1.0, 0.0, fusion.start() if fusion else None)
 
     def begin(self, last: int, blank: float, letter: float, context: Context | None) -> None:
@@ -112,113 +131,147 @@ class PrefixSearch:
             outputs: those that are not cut off, the blank among them.
             logprobs: natural log-probability of each.
         """
-        alphabet, symbols, labels = self.alphabet, self.symbols, self._labels
-        delimiter = alphabet.delimiter_id
-        quiet = quiet_best = border = 0.0  # outputs that write nothing: the blank and special tokens
-        tokens: list[tuple[int, float]] = []
-        heard: dict[int, float] = {}
-        for token, logprob in zip(outputs, logprobs, strict=True):
-            p = math.exp(logprob)
-            if token == delimiter:
-                border = p
-                tokens.append((token, p))
-            elif alphabet.labels[token]:
-                heard[token] = p
-                tokens.append((token, p))
-            else:
-                quiet, quiet_best = quiet + p, max(quiet_best, p)
-        self.pause_frames = self.pause_frames + 1 if quiet + border > 0.5 else 0
-
-        beam, floor, step = self.beam, self._floor, self.fusion.step
-        index_of = {h.key: i for i, h in enumerate(beam)}
-        stays: list[list[float]] = []  # blank, letter and their best paths, of texts that stay as they are
-        grown: list[tuple[float, float, int, int, Context | None]] = []  # texts that are new
-        joined: list[tuple[int, float, float, int, int]] = []  # growth into a text of the beam
-        top = 0.0
+        heard = self.heard(outputs, logprobs)
+        self.listened(heard)
+        beam, step = self.beam, self.fusion.step
+        stays = [self._stay(h, heard) for h in beam]
+        moved, taken = self._join(frame, heard, stays)
+        weights = [stay[0] + stay[1] for stay in stays]
+        # A text that is new has to be better than this to be kept: texts stay in front of equal ones.
+        least = self._floor * max(weights)
+        if len(beam) == self.rules.width:
+            least = max(least, min(weights))
+        grown: list[tuple[int, int, float]] = []  # texts that are new: before, output, its probability with fusion
+        delimiter, labels = self.alphabet.delimiter_id, self._labels
         for i, h in enumerate(beam):
-            total, best = h.blank + h.letter, max(h.blank_best, h.letter_best)
-            again = heard.get(h.last, 0.0) if h.letter else 0.0
-            if h.word:
-                stay = [quiet * total, again * h.letter, quiet_best * best, again * h.letter_best]
-            else:  # between words a delimiter writes nothing
-                stay = [
-                    (quiet + border) * total,
-                    again * h.letter,
-                    max(quiet_best, border) * best,
-                    again * h.letter_best,
-                ]
-            stays.append(stay)
-            top = max(top, stay[0] + stay[1])
-            for token, p in tokens:
-                if token == delimiter and not h.word:
+            total, context, known = h.blank + h.letter, h.context, taken.get(i, ())
+            if context is None:
+                bound = total
+            else:
+                gains, bound = context.gains, total * self.most(context)
+            for token, p in heard.tokens:
+                if token == delimiter:
+                    if not h.word or token in known:
+                        continue
+                elif p * bound <= least:
+                    break
+                elif token in known:
                     continue
-                repeats = token == h.last  # only after a blank is it a second letter
-                factor, context = p, None
-                if h.context is not None:
-                    gain, context = h.context.next.get(labels[token]) or step(h.context, labels[token])
-                    factor *= gain
-                weight = factor * (h.blank if repeats else total)
-                if weight <= floor * top:
-                    continue
-                path_weight = factor * (h.blank_best if repeats else best)
-                j = index_of.get(h.key + symbols[token])
-                if j is None:
-                    grown.append((weight, path_weight, i, token, context))
-                    top = max(top, weight)
-                else:
-                    joined.append((j, weight, path_weight, i, token))
-        self._advance(frame, stays, grown, joined, heard)
-
-    def _advance(
-        self,
-        frame: int,
-        stays: list[list[float]],
-        grown: list[tuple[float, float, int, int, Context | None]],
-        joined: list[tuple[int, float, float, int, int]],
-        heard: dict[int, float],
-    ) -> None:
-        """Join what came to the same text, keep the best texts and give them their new weights and paths."""
-        beam, delimiter = self.beam, self.alphabet.delimiter_id
-        moved: dict[tuple[int, int], Path] = {}  # paths that reached a text from a shorter one
-        for j, weight, path_weight, i, token in joined:
-            kind = 0 if token == delimiter else 1
-            stays[j][kind] += weight
-            if path_weight > stays[j][kind + 2]:
-                stays[j][kind + 2] = path_weight
-                moved[j, kind] = self._longer(beam[i], token, frame, heard.get(token, 0.0))
-        weights = [stay[0] + stay[1] for stay in stays] + [new[0] for new in grown]
+                factor = p
+                if context is not None:
+                    gain = gains.get(label := labels[token])
+                    factor *= self.fusion.gain(context, label) if gain is None else gain
+                weight = factor * (h.blank if token == h.last else total)  # only after a blank is it a second letter
+                if weight > least:
+                    grown.append((i, token, factor))
+                    weights.append(weight)
         order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)[: self.rules.width]
         top = weights[order[0]]
         if not top:
             return  # a frame that is impossible for all texts: as if it had not been
-        least = self._floor * top
-        kept = [at for at in order if weights[at] > least]
+        kept = [at for at in order if weights[at] > self._floor * top]
         children: dict[int, Hypothesis] = {}
         for at in kept:
             if at >= len(beam):
-                weight, path_weight, i, token, context = grown[at - len(beam)]
-                path = self._longer(beam[i], token, frame, heard.get(token, 0.0))
-                children[at] = self._child(beam[i], token, weight, path_weight, context, path)
+                i, token, factor = grown[at - len(beam)]
+                h = beam[i]
+                best = h.blank_best if token == h.last else max(h.blank_best, h.letter_best)
+                context = None if h.context is None else step(h.context, labels[token])[1]
+                path = self.longer(h, h.blank_path if token == h.last else h.path, token, frame, heard.of.get(token, 0))
+                children[at] = self.child(h, token, weights[at], factor * best, context, path)
         for at in kept:
             if at < len(beam):
                 h, stay = beam[at], stays[at]
                 again = h.letter_path  # a letter that sounds on ends later
                 if again[0] is not None:
-                    (first, _, letters), p = again[0], heard.get(h.last, 0.0)
+                    (first, _, letters), p = again[0], heard.of.get(h.last, 0.0)
                     if p > letters.peak:
                         letters = letters._replace(peak=p)
                     again = (first, frame + 1, letters), again[1]
                 h.blank_path, h.letter_path = moved.get((at, 0)) or h.path, moved.get((at, 1)) or again
                 h.blank, h.letter, h.blank_best, h.letter_best = stay
         self.beam = [children[at] if at >= len(beam) else beam[at] for at in kept]
+        self.weighed(top)
+
+    def heard(self, outputs: Sequence[int], logprobs: Sequence[float]) -> Heard:
+        """What a frame says, as `read` wants it."""
+        alphabet = self.alphabet
+        quiet = quiet_best = border = 0.0
+        tokens: list[tuple[int, float]] = []
+        of: dict[int, float] = {}
+        for token, logprob in zip(outputs, logprobs, strict=True):
+            p = math.exp(logprob)
+            if token == alphabet.delimiter_id:
+                border = p
+                tokens.append((token, p))
+            elif alphabet.labels[token]:
+                of[token] = p
+                tokens.append((token, p))
+            else:
+                quiet, quiet_best = quiet + p, max(quiet_best, p)
+        tokens.sort(key=_second, reverse=True)
+        return Heard(quiet, quiet_best, border, tokens, of)
+
+    def listened(self, heard: Heard) -> None:
+        """Count silent frames."""
+        self.pause_frames = self.pause_frames + 1 if heard.quiet + heard.border > 0.5 else 0
+
+    def most(self, context: Context) -> float:
+        """No letter multiplies the weight of a text with this context by more."""
+        return self.fusion.most(context) if self._letters else math.inf
+
+    def weighed(self, top: float) -> None:
+        """Keep the weights, of which this is the highest, in the range of floats."""
         self._merged = False
         if not _SMALL < top < _LARGE:
-            self.multiply([1.0 / top] * len(kept))
+            self.multiply([1.0 / top] * len(self.beam))
             self.scale += math.log(top)
 
-    def _longer(self, h: Hypothesis, token: int, frame: int, p: float) -> Path:
-        """The best path of a text with one more output, which has this probability."""
-        frames, words = h.blank_path if token == h.last else h.path
+    def _stay(self, h: Hypothesis, heard: Heard) -> list[float]:
+        """Blank, letter and their best paths, of a text that stays as it is."""
+        total, best = h.blank + h.letter, max(h.blank_best, h.letter_best)
+        again = heard.of.get(h.last, 0.0) if h.letter else 0.0
+        if h.word:
+            return [heard.quiet * total, again * h.letter, heard.quiet_best * best, again * h.letter_best]
+        # between words a delimiter writes nothing
+        quiet, quiet_best = heard.quiet + heard.border, max(heard.quiet_best, heard.border)
+        return [quiet * total, again * h.letter, quiet_best * best, again * h.letter_best]
+
+    def _join(
+        self, frame: int, heard: Heard, stays: list[list[float]]
+    ) -> tuple[dict[tuple[int, int], Path], dict[int, list[int]]]:
+        """Add to the texts of the beam what grows into them from a shorter one.
+
+        Returns:
+            Paths that are the best now, by the text and the kind; the outputs of each text that are dealt with.
+        """
+        beam, delimiter = self.beam, self.alphabet.delimiter_id
+        index_of = {h.key: i for i, h in enumerate(beam)}
+        moved: dict[tuple[int, int], Path] = {}
+        taken: dict[int, list[int]] = {}
+        for j, longer in enumerate(beam):
+            i = index_of.get(longer.key[:-1]) if longer.key else None
+            if i is None:
+                continue
+            h, token = beam[i], ord(longer.key[-1]) - _FIRST_SYMBOL
+            factor = heard.border if token == delimiter else heard.of.get(token, 0.0)
+            if not factor:
+                continue
+            taken.setdefault(i, []).append(token)
+            if h.context is not None:
+                factor *= self.fusion.gain(h.context, self._labels[token])
+            repeats, kind = token == h.last, 0 if token == delimiter else 1
+            stays[j][kind] += factor * (h.blank if repeats else h.blank + h.letter)
+            path_weight = factor * (h.blank_best if repeats else max(h.blank_best, h.letter_best))
+            if path_weight > stays[j][kind + 2]:
+                stays[j][kind + 2] = path_weight
+                path = h.blank_path if repeats else h.path
+                moved[j, kind] = self.longer(h, path, token, frame, heard.of.get(token, 0.0))
+        return moved, taken
+
+    def longer(self, h: Hypothesis, path: Path, token: int, frame: int, p: float) -> Path:
+        """A path of a text with one more output, which has this probability."""
+        frames, words = path
         if token == self.alphabet.delimiter_id:
             return (None, (Span(h.word, *frames), words)) if frames else (None, words)
         label = self.alphabet.labels[token]
@@ -228,7 +281,7 @@ class PrefixSearch:
         letters = Letters(label, frame, end, before, p, before.product * before.peak, before.length + 1)
         return (first, frame + 1, letters), words
 
-    def _child(
+    def child(
         self, h: Hypothesis, token: int, weight: float, path_weight: float, context: Context | None, path: Path
     ) -> Hypothesis:
         """A text with one more output."""
