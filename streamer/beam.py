@@ -8,7 +8,7 @@ to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,11 @@ class BeamDecoder:
         self._changed = False  # since then
 
     @property
+    def search(self) -> PrefixSearch:
+        """The beam, for who reads the frames of many streams together."""
+        return self._search
+
+    @property
     def frames(self) -> int:
         """Frames accepted since the stream began."""
         return self._frame
@@ -118,6 +123,32 @@ class BeamDecoder:
         Raises:
             ValueError: another shape.
         """
+        for blank, outputs, values in self.frames_of(logprobs):
+            if not outputs:
+                self._search.rest(blank)
+            else:
+                self._search.read(self._frame, outputs, values)
+            if self.went_on(changed=bool(outputs)) and self.unsettled(self._search.beam[0]):
+                self.settle()
+
+    def went_on(self, *, changed: bool) -> bool:
+        """The search has read another frame; whether it is time to look for stable words.
+
+        Args:
+            changed: the frame was not just silent.
+        """
+        self._changed |= changed
+        self._frame += 1
+        return self._frame % CHECK_FRAMES == 0
+
+    def frames_of(self, logprobs: np.ndarray) -> Iterator[tuple[float, list[int], list[float]]]:
+        """Each frame: log-probability of its blank; the outputs that are not cut off, and theirs.
+
+        A frame that is almost surely blank has none.
+
+        Raises:
+            ValueError: another shape.
+        """
         self.alphabet.check(logprobs)
         if not len(logprobs):
             return
@@ -125,20 +156,14 @@ class BeamDecoder:
         blanks = logprobs[:, self.alphabet.blank_id]
         chosen = logprobs >= logprobs.max(axis=1, keepdims=True) - self.rules.token_cutoff
         chosen[:, self.alphabet.blank_id] = True
+        chosen[blanks > self._skip] = False
         rows, ids = np.nonzero(chosen)
         values, outputs = logprobs[rows, ids].tolist(), ids.tolist()
         ends = np.cumsum(chosen.sum(axis=1)).tolist()
         first = 0
         for blank, end in zip(blanks.tolist(), ends, strict=True):
-            if blank > self._skip:
-                self._search.rest(blank)
-            else:
-                self._search.read(self._frame, outputs[first:end], values[first:end])
-                self._changed = True
+            yield blank, outputs[first:end], values[first:end]
             first = end
-            self._frame += 1
-            if self._frame % CHECK_FRAMES == 0:
-                self._settle()
 
     def peek(self, logprobs: np.ndarray) -> tuple[Word, ...]:
         """What `words` would be if these frames had been accepted; nothing is changed.
@@ -275,13 +300,17 @@ class BeamDecoder:
                 most, found = shared, slot
         return found
 
-    def _settle(self) -> None:
+    def unsettled(self, best: Hypothesis) -> bool:
+        """Whether this, the best text, has complete words to look at."""
+        if not self._closed(best):
+            self._seen = []
+            return False
+        return True
+
+    def settle(self) -> None:
         """Look at the complete words of the best text: remember what else they may be, and find those now stable."""
         best = self._search.beam[0]
         closed = self._closed(best)
-        if not closed:
-            self._seen = []
-            return
         spans = self._spans(best)
         if self._changed:
             self._seen = list(zip(spans, self._slots(spans, settled=True), strict=True))[:closed]

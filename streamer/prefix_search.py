@@ -16,15 +16,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .alphabet import Alphabet
 from .fusion import Context, Fusion
 from .hotwords import BORDER
 from .hypotheses import Hypothesis, Letters, Path, Span
 
-_FIRST_SYMBOL = 0x100000  # a private plane of Unicode
-_SMALL, _LARGE = 1e-60, 1e60
+FIRST_SYMBOL = 0x100000  # a private plane of Unicode
+SMALL, LARGE = 1e-60, 1e60
 _second = itemgetter(1)
 
 
@@ -56,7 +56,7 @@ class Heard(NamedTuple):
     border: float
     """Of the delimiter."""
     tokens: list[tuple[int, float]]
-    """Letters and delimiter with their probabilities, the likeliest first."""
+    """The delimiter, then letters, the likeliest first, with their probabilities."""
     of: dict[int, float]
     """Probability of each letter."""
 
@@ -74,7 +74,7 @@ class PrefixSearch:
         self.alphabet = alphabet
         self.rules = rules
         self.fusion = fusion
-        self.symbols = [chr(_FIRST_SYMBOL + index) for index in range(len(alphabet))]
+        self.symbols = [chr(FIRST_SYMBOL + index) for index in range(len(alphabet))]
         """A private character for each output; texts are strings of them."""
         self.border = None if alphabet.delimiter_id is None else self.symbols[alphabet.delimiter_id]
         self.beam: list[Hypothesis] = []
@@ -83,8 +83,8 @@ class PrefixSearch:
         """Natural logarithm of the factor that is missing in all weights."""
         self.pause_frames = 0
         """Silent frames at the end."""
-        self._labels = [BORDER if i == alphabet.delimiter_id else label for i, label in enumerate(alphabet.labels)]
-        self._floor = math.exp(-rules.beam_cutoff)
+        self.labels = [BORDER if i == alphabet.delimiter_id else label for i, label in enumerate(alphabet.labels)]
+        self.floor = math.exp(-rules.beam_cutoff)
         self._letters = all(len(label) <= 1 for label in alphabet.labels)
         self.begin(-1, 1.0, 0.0, fusion.start() if fusion else None)
 
@@ -103,7 +103,7 @@ class PrefixSearch:
         self.beam = [first]
         self.scale = 0.0
         self.root = first.context  # of where the keys begin
-        self._merged = not letter  # no path ends with a letter
+        self.merged = not letter  # no path ends with a letter
 
     def fork(self) -> PrefixSearch:
         """One of its own that stands where this one stands."""
@@ -114,12 +114,16 @@ class PrefixSearch:
 
     def rest(self, blank: float) -> None:
         """Advance by one frame that is blank for all texts, with this log-probability."""
-        if not self._merged:
+        if not self.merged:
             for h in self.beam:
                 h.blank_path, h.letter_path = h.path, (None, None)
                 h.blank, h.letter = h.blank + h.letter, 0.0
                 h.blank_best, h.letter_best = max(h.blank_best, h.letter_best), 0.0
-            self._merged = True
+            self.merged = True
+        self.rested(blank)
+
+    def rested(self, blank: float) -> None:
+        """Keep account of a frame that is blank for all texts."""
         self.scale += blank
         self.pause_frames += 1
 
@@ -138,11 +142,11 @@ class PrefixSearch:
         moved, taken = self._join(frame, heard, stays)
         weights = [stay[0] + stay[1] for stay in stays]
         # A text that is new has to be better than this to be kept: texts stay in front of equal ones.
-        least = self._floor * max(weights)
+        least = self.floor * max(weights)
         if len(beam) == self.rules.width:
             least = max(least, min(weights))
         grown: list[tuple[int, int, float]] = []  # texts that are new: before, output, its probability with fusion
-        delimiter, labels = self.alphabet.delimiter_id, self._labels
+        delimiter, labels = self.alphabet.delimiter_id, self.labels
         for i, h in enumerate(beam):
             total, context, known = h.blank + h.letter, h.context, taken.get(i, ())
             if context is None:
@@ -169,7 +173,7 @@ class PrefixSearch:
         top = weights[order[0]]
         if not top:
             return  # a frame that is impossible for all texts: as if it had not been
-        kept = [at for at in order if weights[at] > self._floor * top]
+        kept = [at for at in order if weights[at] > self.floor * top]
         children: dict[int, Hypothesis] = {}
         for at in kept:
             if at >= len(beam):
@@ -203,13 +207,14 @@ class PrefixSearch:
             p = math.exp(logprob)
             if token == alphabet.delimiter_id:
                 border = p
-                tokens.append((token, p))
             elif alphabet.labels[token]:
                 of[token] = p
                 tokens.append((token, p))
             else:
                 quiet, quiet_best = quiet + p, max(quiet_best, p)
         tokens.sort(key=_second, reverse=True)
+        if border:
+            tokens.insert(0, (cast("int", alphabet.delimiter_id), border))
         return Heard(quiet, quiet_best, border, tokens, of)
 
     def listened(self, heard: Heard) -> None:
@@ -222,8 +227,8 @@ class PrefixSearch:
 
     def weighed(self, top: float) -> None:
         """Keep the weights, of which this is the highest, in the range of floats."""
-        self._merged = False
-        if not _SMALL < top < _LARGE:
+        self.merged = False
+        if not SMALL < top < LARGE:
             self.multiply([1.0 / top] * len(self.beam))
             self.scale += math.log(top)
 
@@ -253,13 +258,13 @@ class PrefixSearch:
             i = index_of.get(longer.key[:-1]) if longer.key else None
             if i is None:
                 continue
-            h, token = beam[i], ord(longer.key[-1]) - _FIRST_SYMBOL
+            h, token = beam[i], ord(longer.key[-1]) - FIRST_SYMBOL
             factor = heard.border if token == delimiter else heard.of.get(token, 0.0)
             if not factor:
                 continue
             taken.setdefault(i, []).append(token)
             if h.context is not None:
-                factor *= self.fusion.gain(h.context, self._labels[token])
+                factor *= self.fusion.gain(h.context, self.labels[token])
             repeats, kind = token == h.last, 0 if token == delimiter else 1
             stays[j][kind] += factor * (h.blank if repeats else h.blank + h.letter)
             path_weight = factor * (h.blank_best if repeats else max(h.blank_best, h.letter_best))
@@ -311,7 +316,7 @@ class PrefixSearch:
     def replay(self, context: Context, key: str) -> Context:
         """The context after a text."""
         for symbol in key:
-            context = self.fusion.step(context, self._labels[ord(symbol) - _FIRST_SYMBOL])[1]
+            context = self.fusion.step(context, self.labels[ord(symbol) - FIRST_SYMBOL])[1]
         return context
 
     def fuse(self, fusion: Fusion) -> None:
