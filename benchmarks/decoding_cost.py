@@ -1,10 +1,13 @@
 """What decoding costs one stream, by decoder, on the model's own outputs for real recordings.
 
-    python benchmarks/decoding_cost.py [--model FOLDER] [--lm english] RECORDING ...
+    python benchmarks/decoding_cost.py [--model FOLDER] [--lm english] [--streams 1 8 64] RECORDING ...
 
 The recordings, `tests/audio` if none are named, are encoded once, in the model's default context. Then each decoder
 reads them again and again in chunks of that context and, at every chunk, peeks at half a chunk of provisional frames.
 Time is process time of one thread, as per cent of the duration of the sound.
+
+With `--streams`, so many streams at once are read chunk by chunk, one after the other and in one vectorised step
+(`beams_together.py`); both must say the same, to the last bit.
 """
 
 from __future__ import annotations
@@ -16,19 +19,22 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from beams_together import Reading, read_together
 from machine import write
 
 from wavlm_live.streamer import DecodingSettings, Recogniser
+from wavlm_live.streamer.beam import BeamDecoder
 from wavlm_live.streamer.decoding import make_decoder
 from wavlm_live.streamer.encoder import LocalEncoder
 from wavlm_live.streamer.sources import FileSource
 
 AUDIO = Path(__file__).resolve().parent.parent / "tests" / "audio"
-FRAMES_A_SECOND = 50
+FRAMES_A_SECOND, MOST_FRAMES = 50, 16_000
 
 
 def logprobs_of(recogniser: Recogniser, path: Path) -> np.ndarray:
@@ -62,6 +68,34 @@ def seconds(recogniser: Recogniser, settings: DecodingSettings, sound: list[np.n
     return time.process_time() - start
 
 
+def together(recogniser: Recogniser, settings: DecodingSettings, sound: np.ndarray, streams: int) -> dict[str, object]:
+    """Per cent of a core for each of some streams that read the same sound from different places on."""
+    chunk = recogniser.context().chunk_frames
+    frames = max(3 * chunk, MOST_FRAMES // streams)
+    parts = [np.roll(np.resize(sound, (frames, sound.shape[1])), -37 * n, axis=0) for n in range(streams)]
+
+    def one_by_one(group: Sequence[Reading]) -> None:
+        for decoder, logprobs in group:
+            decoder.accept(logprobs)
+
+    row: dict[str, object] = {"streams": streams}
+    said = []
+    for name, read in (("one_by_one_percent", one_by_one), ("together_percent", read_together)):
+        times = []
+        for _ in range(3):
+            decoders = [make_decoder(recogniser.alphabet, settings) for _ in parts]
+            beams = [decoder for decoder in decoders if isinstance(decoder, BeamDecoder)]
+            start = time.process_time()
+            for at in range(0, frames, chunk):
+                read([(decoder, part[at : at + chunk]) for decoder, part in zip(beams, parts, strict=True)])
+            times.append(time.process_time() - start)
+        said.append([(decoder.words, decoder.nbest(), decoder.alternatives()) for decoder in beams])
+        row[name] = round(100 * statistics.median(times) / (streams * frames / FRAMES_A_SECOND), 3)
+    if said[0] != said[1]:
+        raise SystemExit(f"{streams} streams together do not say what they say alone")
+    return row
+
+
 LOADING = """
 import json, resource, sys, time
 import numpy
@@ -87,12 +121,14 @@ def main() -> None:
     parser.add_argument("recordings", nargs="*", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--lm")
+    parser.add_argument("--streams", type=int, nargs="+", default=[])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     # a figure names its command; where the files lie on this machine is nobody's business
     shown = [("--model", options.model), ("--lm", options.lm)]
     sys.argv = ["benchmarks/decoding_cost.py", *(part for k, v in shown if v for part in (k, Path(v).name))]
+    sys.argv += ["--streams", *map(str, options.streams)] if options.streams else []
     recogniser = Recogniser.load(options.model, device="cpu")
     sound = [logprobs_of(recogniser, path) for path in options.recordings or sorted(AUDIO.glob("*.opus"))]
     duration_s = sum(map(len, sound)) / FRAMES_A_SECOND
@@ -111,7 +147,12 @@ def main() -> None:
         row = {"decoder": name, "percent": 100 * read / duration_s, "with_peeks_percent": 100 * both / duration_s}
         rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
         print(f"{name:26} {row['percent']:6.2f} %   with peeks {row['with_peeks_percent']:6.2f} %")
-    result: dict[str, object] = {"sound_s": round(duration_s, 1), "rounds": options.rounds, "rows": rows}
+    many = []
+    for name in settings if options.streams else ():
+        for streams in options.streams if name.startswith(("beam 16", "beam 64")) else ():
+            many.append({"decoder": name, **together(recogniser, settings[name], np.concatenate(sound), streams)})
+            print(many[-1], flush=True)
+    result: dict[str, object] = {"sound_s": round(duration_s, 1), "rounds": options.rounds, "rows": rows, "many": many}
     if options.lm:
         result["language_model"] = loading(options.lm)
         print(result["language_model"])

@@ -1,25 +1,23 @@
-"""`read_together`: the beams of many streams in one step, frame by frame.
+"""The beams of many streams in one vectorised step: an experiment that `decoding_cost.py` measures, not the product.
 
 The hypotheses of all streams stand in one block of arrays, `[streams, width]`, and a frame of each moves all of them.
 Arithmetic is that of `PrefixSearch.read`, number by number and in the same order, so a stream's result is the one that
-it has alone, to the last bit. What is no arithmetic stays with each stream: the texts and paths that are new, gains of
-language model and hotwords, looks for stable words. Alone, a few small arrays cost more than plain Python; see `LEAST`.
+it has alone, to the last bit; the benchmark checks it. What is no arithmetic stays with each stream: the texts and
+paths that are new, gains of language model and hotwords, looks for stable words. That is most of the work once texts
+that cannot be kept are not scored, and the arrays score all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from .beam import BeamDecoder
-from .hypotheses import Hypothesis, Path
-from .prefix_search import FIRST_SYMBOL, LARGE, SMALL, Heard, PrefixSearch
+from wavlm_live.streamer.beam import BeamDecoder
+from wavlm_live.streamer.hypotheses import Hypothesis, Path
+from wavlm_live.streamer.prefix_search import FIRST_SYMBOL, LARGE, SMALL, Heard, PrefixSearch
 
-LEAST = 4
-"""Fewer beams than this are read one by one; see `benchmarks/decoding_cost.py`."""
 NOBODY, NOTHING = -1, -2
 """Number of a text that is not there, and of the text before one that is not there."""
 
@@ -27,33 +25,14 @@ Reading = tuple[BeamDecoder, np.ndarray]
 """A decoder and the frames `[frames, labels]` that it shall accept."""
 
 
-def read_together(readings: Sequence[Reading], least: int = LEAST) -> None:
-    """Have each decoder accept its frames; a decoder may be there once.
-
-    Args:
-        readings: of streams that share nothing but the model.
-        least: fewer beams of the same width than this are read one by one.
-
-    Raises:
-        ValueError: frames of another shape.
-    """
-    alike: dict[tuple[int, int, int | None], list[Reading]] = defaultdict(list)
-    for decoder, logprobs in readings:
-        alphabet = decoder.alphabet
-        alike[decoder.rules.width, len(alphabet), alphabet.delimiter_id].append((decoder, logprobs))
-    for group in alike.values():
-        if len(group) < least:
-            for decoder, logprobs in group:
-                decoder.accept(logprobs)
-        else:
-            _read(group)
-
-
-def _read(group: Sequence[Reading]) -> None:
+def read_together(group: Sequence[Reading]) -> None:
+    """Have each decoder accept its frames; all of one width and alphabet, each there once."""
     block = Block([decoder.search for decoder, _ in group])
     lanes = [_Lane(block, row, decoder, logprobs) for row, (decoder, logprobs) in enumerate(group)]
     while lanes := [lane for lane in lanes if lane.skip()]:
-        block.read([lane.row for lane in lanes], [lane.decoder.frames for lane in lanes], [lane.heard for lane in lanes])
+        block.read(
+            [lane.row for lane in lanes], [lane.decoder.frames for lane in lanes], [lane.heard for lane in lanes]
+        )
         for lane in lanes:
             lane.went_on(changed=True)
     for row in range(len(group)):
@@ -83,12 +62,11 @@ class _Lane:
 
     def went_on(self, *, changed: bool) -> None:
         """A frame was read; as `BeamDecoder.accept` does behind each."""
-        if self.decoder.went_on(changed=changed):
-            if self.decoder.unsettled(self.block.texts[self.row, 0]):
-                before = self.block.store(self.row)
-                self.decoder.settle()
-                if self.search.beam is not before:
-                    self.block.load(self.row)
+        if self.decoder.went_on(changed=changed) and self.decoder.unsettled(self.block.texts[self.row, 0]):
+            before = self.block.store(self.row)
+            self.decoder.settle()
+            if self.search.beam is not before:
+                self.block.load(self.row)
 
 
 class Block:
@@ -246,7 +224,7 @@ class Block:
         possible = (p[:, None, :] * bound[:, :, None] > least[:, None, None]) | closing[:, None, :]
         possible &= open_word[:, :, None] | ~closing[:, None, :]
         possible &= ~taken
-        possible[:, :, :] &= (np.arange(width) < self._count[rows][:, None])[:, :, None]
+        possible &= (np.arange(width) < self._count[rows][:, None])[:, :, None]
         at, i, k = np.nonzero(possible)
         factor = p[at, k]
         fused = self._fused[rows][at]
