@@ -34,7 +34,7 @@ from wavlm_live.streamer.encoder import LocalEncoder
 from wavlm_live.streamer.sources import FileSource
 
 AUDIO = Path(__file__).resolve().parent.parent / "tests" / "audio"
-FRAMES_A_SECOND, MOST_FRAMES = 50, 16_000
+FRAMES_A_SECOND, MOST_FRAMES = 50, 8_000
 
 
 def logprobs_of(recogniser: Recogniser, path: Path) -> np.ndarray:

@@ -62,6 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.tune:
         given = [("--manifest", options.manifest), ("--model", options.model), ("--cache", options.cache)]
+        given.append(("--threads", str(options.threads)))
         arguments = [part for name, value in given if value for part in (name, value)]
         tune = Path(__file__).with_name("tune_decoding.py")
         subprocess.run([sys.executable, str(tune), "--write", "--lm", options.lm, *arguments], check=True)

@@ -29,7 +29,7 @@ def decode(alphabet: Alphabet, settings: DecodingSettings, frames: Sequence[np.n
     if settings.lm_path is not None:
         load_language_model(settings.lm_path)  # before the fork: the processes share its memory
     _given = alphabet, settings, frames
-    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
         return pool.map(_decode_one, range(len(frames)), chunksize=8)
 
 

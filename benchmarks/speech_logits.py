@@ -135,10 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--split", default="dev")
+    parser.add_argument("--contexts", nargs="+", choices=CONTEXTS, default=list(CONTEXTS))
     options = parser.parse_args()
     with ExitStack() as stack:
         speech = load(options, [options.split], stack)[options.split]
-        for context in CONTEXTS:
+        for context in options.contexts:
             frames = speech.frames(context)
             print(f"{options.split}, {context}: {sum(map(len, frames))} frames of {len(frames)} utterances", flush=True)
 

@@ -227,7 +227,7 @@ def main() -> None:
         audio_s = sum(speech.sound.samples(speech.utterances[i].file) for i in chosen) / 16000
         for chunk in options.chunks:
             _given = speech, StreamingContext.parse(CHUNKS[chunk]), ends
-            with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+            with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
                 found = pool.map(_watch, chosen, chunksize=1)
             for name in DECODERS:
                 for kind in ("single words", "sentences"):

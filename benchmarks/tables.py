@@ -121,6 +121,26 @@ def voice_detection(result: dict[str, Any]) -> str:
     return grid(["speech missed % / pauses called speech %", *names, "starts a minute in noise"], rows)
 
 
+def tune_voice(result: dict[str, Any]) -> str:
+    """Choices of thresholds on dev and test."""
+    rows = []
+    for name in result["dev"]:
+        row = result["dev"][name]
+        durations = f"{row['min_speech_ms']}, {row['min_silence_ms']}, {row['padding_ms']} ms"
+        cells = [f"{r['mean_missed']:.1f} / {r['mean_false']:.1f}" for r in (row, result["test"][name])]
+        starts = [f"{r['starts_in_noise_a_minute']:.2f}" for r in (row, result["test"][name])]
+        limits = f"{row['start_probability']:g}, {row['stay_probability']:g}"
+        rows.append([name, limits, durations, cells[0], starts[0], cells[1], starts[1]])
+    head = [
+        "choice",
+        "start, stay",
+        "least speech, silence, padding",
+        "dev: missed / false %",
+        "starts a minute in noise",
+    ]
+    return grid([*head, "test: missed / false %", "starts a minute in noise"], rows)
+
+
 def decoding_errors(result: dict[str, Any]) -> str:
     """WER by test set, decoder and context."""
     names = list(result["rows"][0]["wer"])
@@ -279,6 +299,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "noise": noise,
     "words_by_voice": words_by_voice,
     "voice_detection": voice_detection,
+    "tune_voice": tune_voice,
 }
 
 

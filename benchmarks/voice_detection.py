@@ -127,7 +127,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     sys.argv = ["benchmarks/voice_detection.py", "--manifest", "SPEECH/utterances.tsv", "--noise", "NOISE.tar"]
-    sys.argv += ["--utterances", str(options.utterances), "--noise-minutes", f"{options.noise_minutes:g}"]
+    sys.argv += [
+        "--split",
+        options.split,
+        "--utterances",
+        str(options.utterances),
+        "--noise-minutes",
+        f"{options.noise_minutes:g}",
+    ]
     sys.argv += ["--threads", str(options.threads)]
     found = scenes(options.manifest, options.noise, options.split, options.utterances)
     recogniser = Recogniser.load(None, "cpu")

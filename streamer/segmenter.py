@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,8 +41,13 @@ FLUSH_TOLERANCE_FRAMES = 2
 class _Said:
     """What a flush gave out ahead of the committed frames."""
 
-    text: str  # of the last word given out, whole
-    end_samples: int  # of that word
+    words: tuple[Word, ...]  # whole; those that are still to be read, as one word or as several
+    end_samples: int  # of the last one
+    rest_samples: int  # more letters of the last one, if there are any, are heard after this
+
+    @classmethod
+    def of(cls, words: tuple[Word, ...]) -> _Said:
+        return cls(words, words[-1].end_samples, words[-1].end_samples)
 
 
 class Segmenter:
@@ -175,6 +180,7 @@ class Segmenter:
             elif self._endpointer.fresh:
                 self._endpointer.began(self._age(self.decoder))
             first = last
+        self._read_on()
         self._voice.forget(self.settled_samples)
         if self.speakers is not None:
             self.speakers.forget(self.settled_samples)
@@ -269,8 +275,9 @@ class Segmenter:
         if events:
             # Words that are complete among the committed frames cannot be read again.
             read = words[-1] in self.decoder.complete
-            self._said = None if read else _Said(words[-1].text, words[-1].end_samples)
+            self._said = None if read else _Said.of(words[len(self.decoder.complete) :])
         self.decoder.take()  # the open word stays: its committed end is still to come
+        self._read_on()
         self._endpointer.reset()
         self._flushed_samples = max(self._flushed_samples, heard_samples)
         return events + self._answered()
@@ -314,6 +321,12 @@ class Segmenter:
         if self._said is None:
             self._settled_frames = self.decoder.frames
             self._voice.settle()
+
+    def _read_on(self) -> None:
+        """What was read since a flush says no more than was said: what may follow begins here."""
+        if self._said and not self._visible(self.decoder.words):
+            read = min(self.decoder.frames * self.hop_samples, self.decoder.contested_samples)
+            self._said = replace(self._said, rest_samples=max(self._said.rest_samples, read))
 
     def _heard(self, logprobs: np.ndarray, voices: VoiceFrames | None) -> tuple[np.ndarray, VoiceFrames | None]:
         """The frames that are not deaf; the others are read and forgotten, as those before the end of a segment."""
@@ -394,15 +407,18 @@ class Segmenter:
         if word.start_samples >= said.end_samples:
             # A short word may move past its provisional end: then it was not read before.
             near = word.start_samples < said.end_samples + FLUSH_TOLERANCE_FRAMES * self.hop_samples
-            moved = near and word.text == said.text and (last is None or last.text != said.text)
+            text = said.words[-1].text
+            moved = near and word.text == text and (last is None or last.text != text)
             return None if moved else word
-        # It began before the flush, so it was said, unless it is the last word and went on after the flush.
-        if word.end_samples <= said.end_samples or word.text == said.text or not word.text.startswith(said.text):
+        # It began before the flush, so it was said, unless it is the last word and went on after the flush. A segment
+        # that ended ahead, in a pause without a border, or at its limit, may have given it out as several words.
+        text = "".join(other.text for other in said.words if other.end_samples > word.start_samples)
+        if word.end_samples <= said.end_samples or word.text == text or not word.text.startswith(text):
             return None
-        rest = word.text[len(said.text) :]
+        rest = word.text[len(text) :]
         letters = tuple(letter for letter in word.letters if letter.start_samples >= said.end_samples)
         return msgspec.structs.replace(
-            word, text=rest, start_samples=said.end_samples, letters=letters, alternatives=()
+            word, text=rest, start_samples=said.rest_samples, letters=letters, alternatives=()
         )
 
     def _clipped(self, events: list[Event]) -> list[Event]:
