@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +24,7 @@ import numpy as np
 from ..model.voice_heads import VoiceFrames
 from .endpointing import Endpointer, EndpointReason, EndpointRules
 from .events import EndReason, Event, Final, Marker, Partial, Speaker, Word
+from .said import Said
 from .speakers import SpeakerTracker
 from .steady import SteadyText
 from .stream_voice import StreamVoice, activity_of
@@ -32,22 +32,6 @@ from .voice_activity import SpeechRules
 
 if TYPE_CHECKING:
     from .decoding import Decoder
-
-FLUSH_TOLERANCE_FRAMES = 2
-"""Frames by which a word may move between its provisional and its committed reading."""
-
-
-@dataclass(frozen=True)
-class _Said:
-    """What a flush gave out ahead of the committed frames."""
-
-    words: tuple[Word, ...]  # whole; those that are still to be read, as one word or as several
-    end_samples: int  # of the last one
-    rest_samples: int  # more letters of the last one, if there are any, are heard after this
-
-    @classmethod
-    def of(cls, words: tuple[Word, ...]) -> _Said:
-        return cls(words, words[-1].end_samples, words[-1].end_samples)
 
 
 class Segmenter:
@@ -85,7 +69,7 @@ class Segmenter:
         self._voice = StreamVoice(speech, self.hop_samples, activity, sleeps)
         self.speakers = speakers
         """Tells who speaks, where the settings ask for it."""
-        self._said: _Said | None = None
+        self._said: Said | None = None
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
         self._steady = SteadyText(looks)
         self._marks: deque[Marker] = deque()  # in order, not answered yet
@@ -275,7 +259,7 @@ class Segmenter:
         if events:
             # Words that are complete among the committed frames cannot be read again.
             read = words[-1] in self.decoder.complete
-            self._said = None if read else _Said.of(words[len(self.decoder.complete) :])
+            self._said = None if read else Said.of(words[len(self.decoder.complete) :])
         self.decoder.take()  # the open word stays: its committed end is still to come
         self._read_on()
         self._endpointer.reset()
@@ -326,7 +310,7 @@ class Segmenter:
         """What was read since a flush says no more than was said: what may follow begins here."""
         if self._said and not self._visible(self.decoder.words):
             read = min(self.decoder.frames * self.hop_samples, self.decoder.contested_samples)
-            self._said = replace(self._said, rest_samples=max(self._said.rest_samples, read))
+            self._said = self._said.followed(read)
 
     def _heard(self, logprobs: np.ndarray, voices: VoiceFrames | None) -> tuple[np.ndarray, VoiceFrames | None]:
         """The frames that are not deaf; the others are read and forgotten, as those before the end of a segment."""
@@ -389,7 +373,7 @@ class Segmenter:
         if self._said is None and self.limit_samples is None:
             return words
         before: tuple[Word | None, ...] = (None, *words)
-        shown = [left for last, word in zip(before, words, strict=False) if (left := self._unsaid(word, last))]
+        shown = [left for last, word in zip(before, words, strict=False) if (left := self._left(word, last))]
         limit = self.limit_samples
         if limit is not None:
             shown = [
@@ -399,27 +383,8 @@ class Segmenter:
             ]
         return tuple(shown)
 
-    def _unsaid(self, word: Word, last: Word | None) -> Word | None:
-        """The word, which follows `last`, or the part of it that no flush gave out, if any."""
-        said = self._said
-        if said is None:
-            return word
-        if word.start_samples >= said.end_samples:
-            # A short word may move past its provisional end: then it was not read before.
-            near = word.start_samples < said.end_samples + FLUSH_TOLERANCE_FRAMES * self.hop_samples
-            text = said.words[-1].text
-            moved = near and word.text == text and (last is None or last.text != text)
-            return None if moved else word
-        # It began before the flush, so it was said, unless it is the last word and went on after the flush. A segment
-        # that ended ahead, in a pause without a border, or at its limit, may have given it out as several words.
-        text = "".join(other.text for other in said.words if other.end_samples > word.start_samples)
-        if word.end_samples <= said.end_samples or word.text == text or not word.text.startswith(text):
-            return None
-        rest = word.text[len(text) :]
-        letters = tuple(letter for letter in word.letters if letter.start_samples >= said.end_samples)
-        return msgspec.structs.replace(
-            word, text=rest, start_samples=said.rest_samples, letters=letters, alternatives=()
-        )
+    def _left(self, word: Word, last: Word | None) -> Word | None:
+        return word if self._said is None else self._said.left(word, last, self.hop_samples)
 
     def _clipped(self, events: list[Event]) -> list[Event]:
         return self._voice.ungiven(events, self.limit_samples)

@@ -19,12 +19,19 @@ from wavlm_live.streamer import cli
 from wavlm_live.streamer.decoding_options import Decoding
 from wavlm_live.streamer.protocols.settings_of_clients import SERVERS_OWN, client_settings
 from wavlm_live.streamer.session import SessionSettings
+from wavlm_live.streamer.speaker_options import Speakers
 from wavlm_live.streamer.voice_options import Detector, Pauses
 
 OTHER: dict[str, Any] = {
     "context": StreamingContext(100, 20, 4),
     "partial_hop_ms": 80,
     "activity": True,
+    "sleep_after_s": 7.0,
+    "speakers.enabled": True,
+    "speakers.most": 5,
+    "speakers.new_below": 0.3,
+    "speakers.known_above": 0.7,
+    "speakers.known_path": "known.json",
     "endpoint.silence_ms": 500,
     "endpoint.by_voice": False,
     "endpoint.blank_ms": 900,
@@ -62,6 +69,10 @@ OTHER: dict[str, Any] = {
 """A value for each field that is not its default."""
 OPTIONS = {
     "context": ("--context", "100,20,4"),
+    "speakers.enabled": ("--speakers",),
+    "speakers.most": ("--most-speakers", "5"),
+    "speakers.new_below": ("--new-speaker-below", "0.3"),
+    "speakers.known_path": ("--known-speakers", "known.json"),
     "endpoint.by_voice": ("--pause-by-text",),
     "speech.detector": ("--voice-detector", "both"),
     "speech.start_probability": ("--voice-start", "0.7"),
@@ -76,6 +87,8 @@ OPTIONS = {
 }
 """Those that are spelled otherwise than `--name-of-the-field VALUE`."""
 NEEDS_BEAM = ("decoding.beam_width", "decoding.lm_path", "decoding.hotwords")
+BRINGS = dict.fromkeys(NEEDS_BEAM, "decoding.method") | {"speakers.known_path": "speakers.enabled"}
+"""What else an option changes."""
 MODELS_OWN = ("endpoint.frame_ms",)
 """A property of the model, not a choice."""
 
@@ -129,6 +142,8 @@ def test_it_is_on_the_command_line(name: str, monkeypatch: pytest.MonkeyPatch, t
         speech=listening.pauses.speech(),
         activity=listening.pauses.activity,
         decoding=listening.decoding.settings(),
+        sleep_after_s=listening.pauses.sleep_after_s,
+        speakers=listening.speakers.rules(),
     )
     if name == "context":
         assert listening.context == "100,20,4"
@@ -136,18 +151,19 @@ def test_it_is_on_the_command_line(name: str, monkeypatch: pytest.MonkeyPatch, t
     assert get(settings, name) == value
     others = {other for other in CHOICES if other not in (name, "context")}
     changed = {other for other in others if get(settings, other) != get(SessionSettings(), other)}
-    assert changed <= ({"decoding.method"} if name in NEEDS_BEAM else set())
+    assert changed <= {BRINGS.get(name)}
 
 
 @pytest.mark.parametrize("command", [cli.transcribe, cli.listen])
 def test_both_commands_have_all_options_with_the_defaults_of_the_settings(command: Any) -> None:
     parameters = inspect.signature(command).parameters
-    for options in (Pauses(), Decoding()):
+    for options in (Pauses(), Decoding(), Speakers()):
         for field in fields(options):
             assert parameters[field.name].default == getattr(options, field.name)
     assert Pauses().endpoint() == SessionSettings().endpoint
     assert Pauses().speech() == SessionSettings().speech
     assert Decoding().settings() == SessionSettings().decoding
+    assert Speakers().rules() == SessionSettings().speakers
     assert parameters["voice_detector"].default is Detector.silero
     assert parameters["partial_hop_ms"].default == SessionSettings().partial_hop_ms
 
