@@ -166,12 +166,12 @@ def tuned_numbers(trials: dict[str, Any]) -> SpeakerNumbers:
     y = torch.tensor(same, dtype=torch.float64)
     weight = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum())
     line = torch.tensor([8.0, -3.0], dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([line], max_iter=200)
+    search = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         search.zero_grad()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(line[0] * x + line[1], y, weight, reduction="sum")
-        loss = loss + 1e-5 * line.square().sum()  # trials without an error have no steepest line
+        loss = loss + 1e-4 * line.square().sum()  # trials without an error have no steepest line
         loss.backward()
         return loss
 
