@@ -161,6 +161,12 @@ def search(recogniser: Recogniser, chunk_ms: int, seconds: float, probes: int, c
             cost.sizes}, **(found or {"streams": 0})}  # fmt: skip
 
 
+def kept(rows: list[dict[str, object]], before: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Rows that were measured before and not again."""
+    new = {(row["model"], row["chunk_ms"]) for row in rows}
+    return [row for row in before if (row["model"], row["chunk_ms"]) not in new]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["bundled", "base"])
@@ -173,7 +179,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1 if options.clock == "cpu" else options.threads)
     clock = time.perf_counter if options.clock == "wall" else time.thread_time
-    rows = []
+    path, rows = RESULTS / "streams.json", []
+    before = json.loads(path.read_text())["rows"] if options.add and path.is_file() else []
     for name in options.models:
         recogniser = Recogniser.load(device="cpu") if name == "bundled" else base_recogniser()
         weights = sum(p.numel() for p in recogniser.model.parameters())
@@ -191,12 +198,7 @@ def main() -> None:
             rows[-1] |= {"gb_a_second": round(moved, 2), "peak_gb": round(copied, 1)}
             rows[-1]["share_of_copying"] = round(moved / copied, 3)
             print(rows[-1], flush=True)
-    path = RESULTS / "streams.json"
-    if options.add and path.is_file():
-        new = {(row["model"], row["chunk_ms"]) for row in rows}
-        old = [row for row in json.loads(path.read_text())["rows"] if (row["model"], row["chunk_ms"]) not in new]
-        rows = sorted([*old, *rows], key=lambda row: (row["model"] == "base", row["chunk_ms"]))
-    write("streams", {"clock": options.clock, "seconds": options.seconds, "rows": rows})
+            write("streams", {"clock": options.clock, "seconds": options.seconds, "rows": [*kept(rows, before), *rows]})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from wavlm_live.streamer import EndpointRules, SpeechRules
+from wavlm_live.streamer import EndpointRules, SessionSettings, SpeechRules
+from wavlm_live.streamer.recogniser import Recogniser
 from wavlm_live.streamer.voice_options import Detector, Pauses
 
 
@@ -48,6 +49,22 @@ def test_the_options_reach_the_session(command: Any, audio_folder: Path) -> None
     assert set(words[1]) < set(words[0])  # the little model babbles before and after the word
 
 
+def test_sleep_is_off_unless_asked_for(command: Any, audio_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording is then heard as a stream, which can sleep; else it is computed in long stretches."""
+    ways: list[tuple[str, float]] = []
+    for way in ("alone", "offline"):
+        usual = getattr(Recogniser, way)
+
+        def noted(self: Recogniser, settings: SessionSettings, way: str = way, usual: Any = usual) -> Any:
+            ways.append((way, settings.sleep_after_s))
+            return usual(self, settings)
+
+        monkeypatch.setattr(Recogniser, way, noted)
+    command("transcribe", audio_folder / "command_yes.opus")
+    command("transcribe", audio_folder / "command_yes.opus", "--sleep-after-s", "3")
+    assert ways == [("offline", 0.0), ("alone", 3.0)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -57,6 +74,7 @@ def test_the_options_reach_the_session(command: Any, audio_folder: Path) -> None
         (("--voice-pad-ms", "500"), "SpeechRules.padding_ms is 500"),
         (("--min-segment-s", "11"), "EndpointRules.min_segment_s is 11"),
         (("--blank-ms", "5"), "--blank-ms"),
+        (("--sleep-after-s", "0.5"), "SessionSettings.sleep_after_s is 0.5"),
     ],
 )
 def test_what_cannot_be_ends_with_2(command: Any, audio_folder: Path, arguments: tuple[str, ...], part: str) -> None:
