@@ -138,7 +138,9 @@ def held(
     }
 
 
-def search(recogniser: Recogniser, chunk_ms: int, seconds: float, probes: int, clock: Callable[[], float]):
+def search(
+    recogniser: Recogniser, chunk_ms: int, seconds: float, probes: int, clock: Callable[[], float], enough: float
+):
     """The largest number of streams that was held."""
     context = StreamingContext(250, chunk_ms // 20, 0)
     cost = StepCost()
@@ -150,7 +152,7 @@ def search(recogniser: Recogniser, chunk_ms: int, seconds: float, probes: int, c
         print(recogniser.name, chunk_ms, told, flush=True)
         if told["p99_ms"] < chunk_ms:
             found = told if found is None or count > found["streams"] else found
-            if told["busy"] > 0.85:
+            if told["busy"] > enough:
                 break
             count = max(count + 1, int(count * 1.12))
         elif found is not None:
@@ -173,6 +175,7 @@ def main() -> None:
     parser.add_argument("--chunks-ms", type=int, nargs="+", default=[160, 320, 640, 960])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--probes", type=int, default=4)
+    parser.add_argument("--enough", type=float, default=0.85, help="busy so much, no more streams are tried")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--add", action="store_true", help="keep rows that were measured before")
@@ -188,7 +191,7 @@ def main() -> None:
         peak, copied = peak_gflops(recogniser.dtype, clock), peak_gb(clock)
         size = torch.finfo(recogniser.dtype).bits // 8
         for chunk_ms in options.chunks_ms:
-            found = search(recogniser, chunk_ms, options.seconds, options.probes, clock)
+            found = search(recogniser, chunk_ms, options.seconds, options.probes, clock, options.enough)
             config, context = recogniser.model.config, StreamingContext.parse(str(found["context"]))
             needed = gflop_a_second(config, context)
             share = round(float(found["streams"]) * needed / peak, 3)
