@@ -11,26 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from ssl import SSLCertVerificationError
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
-from ..model.errors import AudioError, StreamError, WavLMLiveError
+from ..model.errors import StreamError, WavLMLiveError
 from .events import Event
-from .protocols.audio import AudioFormat
+from .protocols.audio import AudioFormat, encoded
 from .protocols.native_client import ClientStream, ServerRefused
 
 T = TypeVar("T")
 Sound = np.ndarray | bytes
 """float32 `[samples]`, or bytes encoded as the client was told."""
 
+_TRUST = "to trust a certificate of your own, name its file in SSL_CERT_FILE, or give the client an ssl context"
 FATAL_CLOSES = (1003, 1007, 1008, 1009, 1010)
 MOST_WAITING_S = 10.0
 """Sound that may wait in the client before `send` waits."""
@@ -73,11 +77,11 @@ class AsyncClient:
         retry: Retry | None = None,
         ssl: Any = None,
     ) -> None:
-        self._urls = [urls] if isinstance(urls, str) else list(urls)
+        self._urls = [_with_path(url) for url in ([urls] if isinstance(urls, str) else urls)]
         self._stream = ClientStream(audio, settings)
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._retry = retry or Retry()
-        self._ssl = ssl
+        self._tls = {} if ssl is None else {"ssl": ssl}  # None would mean no TLS, also for wss://
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(maxsize=1000)
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -218,7 +222,7 @@ class AsyncClient:
                     async with connect(
                         url,
                         additional_headers=self._headers,
-                        ssl=self._ssl,
+                        **self._tls,
                         compression=None,
                         max_size=1 << 22,
                         ping_timeout=60,
@@ -231,15 +235,19 @@ class AsyncClient:
                     status = error.response.status_code
                     if status not in (429, 500, 502, 503, 504):
                         raise ServerRefused(str(status), _body(error)) from error
-                    why = f"HTTP {status}"
+                    why = f"{_body(error)} (HTTP {status})"
                 except InvalidURI as error:
                     raise ServerRefused("bad_address", str(error)) from error
                 except ConnectionClosed as error:
                     why = str(error)
                     if error.rcvd is not None and error.rcvd.code in FATAL_CLOSES:
                         raise ServerRefused(str(error.rcvd.code), error.rcvd.reason) from error
+                except SSLCertVerificationError as error:
+                    raise ServerRefused("certificate", f"{error.verify_message}; {_TRUST}") from error
                 except (OSError, InvalidHandshake, TimeoutError) as error:
                     why = str(error) or type(error).__name__
+                    if isinstance(error, InvalidMessage) and url.startswith("ws://"):
+                        why += "; does the server speak TLS? then it is wss://"
                 if self._stream.ended:
                     break
                 self._stream.broke()
@@ -375,26 +383,18 @@ class Client:
             raise
 
 
+def _with_path(url: str) -> str:
+    return url.rstrip("/") + "/v1/stream" if urlsplit(url).path in ("", "/") and "?" not in url else url
+
+
 async def _next(events: AsyncIterator[Event]) -> Event | None:
     return await anext(events, None)
 
 
-def encoded(sound: Sound, audio: AudioFormat) -> bytes:
-    """Sound as bytes in an encoding.
-
-    Raises:
-        AudioError: not float32 `[samples]`, or an encoding that takes bytes only.
-    """
-    if isinstance(sound, bytes | bytearray | memoryview):
-        return bytes(sound)
-    if not isinstance(sound, np.ndarray) or sound.dtype != np.float32 or sound.ndim != 1:
-        raise AudioError("a client takes float32 [samples], mono at the rate of its audio format, or bytes")
-    if audio.encoding == "pcm_f32le" and audio.channels == 1:
-        return sound.astype("<f4").tobytes()
-    if audio.encoding == "pcm_s16le" and audio.channels == 1:
-        return np.clip(np.rint(sound * 32768), -32768, 32767).astype("<i2").tobytes()
-    raise AudioError(f"samples cannot be sent as {audio.encoding} with {audio.channels} channels; give bytes")
-
-
 def _body(error: InvalidStatus) -> str:
-    return bytes(error.response.body or b"").decode("utf-8", "replace")[:300] or error.response.reason_phrase
+    body = bytes(error.response.body or b"").decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(body)["message"])[:300]
+    if error.response.status_code in (403, 404) and not body:
+        return "there is nothing at this path; the streams of a server are at /v1/stream"
+    return body[:300] or error.response.reason_phrase

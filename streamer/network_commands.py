@@ -180,5 +180,6 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
         with as_usage():
             made, line = make_key(name)
         terminal.results().write(made + "\n")
-        terminal.note(f"Line for --api-keys FILE: {line}")
+        terminal.note("# A line for --api-keys FILE:")
+        terminal.note(line)
         return 0

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ...model.errors import ConfigurationError
+from ...model.errors import AudioError, ConfigurationError
 from ..events import SAMPLE_RATE
 from ..sources.base import SampleIntake
 from ..sources.resample import StreamResampler
@@ -143,3 +143,20 @@ def _samples(encoding: str, data: bytes) -> np.ndarray:
     if encoding == "pcm_f32le":
         return np.frombuffer(data, "<f4").astype(np.float32)
     return (MULAW if encoding == "mulaw" else ALAW)[np.frombuffer(data, np.uint8)]
+
+
+def encoded(sound: np.ndarray | bytes, audio: AudioFormat) -> bytes:
+    """Sound as bytes in an encoding.
+
+    Raises:
+        AudioError: not float32 `[samples]`, or an encoding that takes bytes only.
+    """
+    if isinstance(sound, bytes | bytearray | memoryview):
+        return bytes(sound)
+    if not isinstance(sound, np.ndarray) or sound.dtype != np.float32 or sound.ndim != 1:
+        raise AudioError("a client takes float32 [samples], mono at the rate of its audio format, or bytes")
+    if audio.encoding == "pcm_f32le" and audio.channels == 1:
+        return sound.astype("<f4").tobytes()
+    if audio.encoding == "pcm_s16le" and audio.channels == 1:
+        return np.clip(np.rint(sound * 32768), -32768, 32767).astype("<i2").tobytes()
+    raise AudioError(f"samples cannot be sent as {audio.encoding} with {audio.channels} channels; give bytes")

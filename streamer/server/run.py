@@ -87,6 +87,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _no_false_alarm(record: logging.LogRecord) -> bool:
+    """uvicorn takes every WebSocket that is denied with an answer for an application that broke off."""
+    return "without completing handshake" not in record.getMessage()
+
+
 async def serve(
     batcher: Batcher, settings: ServerSettings, started: Callable[[Addresses, Callable[[], None]], None] | None = None
 ) -> None:
@@ -102,6 +107,7 @@ async def serve(
         ConfigurationError: the TLS files cannot be used.
     """
     service = Service(batcher, settings)
+    logging.getLogger("uvicorn.error").addFilter(_no_false_alarm)
     config = uvicorn.Config(
         create_app(service),
         ws="websockets-sansio",

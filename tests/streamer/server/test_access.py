@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from wavlm_live.model.errors import ConfigurationError
-from wavlm_live.streamer.client import Client
+from wavlm_live.streamer.client import Client, ConnectionFailed, Retry
+from wavlm_live.streamer.events import Ready
 from wavlm_live.streamer.protocols.native_client import ServerRefused
 from wavlm_live.streamer.server.keys import KeyRing, make_key, parse_keys, read_keys
 from wavlm_live.streamer.server.limits import Doorkeeper, LimitReached
@@ -107,6 +109,38 @@ def test_a_server_open_to_the_world_without_keys_is_refused():
     ServerSettings(host="::1")
     with pytest.raises(ConfigurationError, match="TLS needs both"):
         ServerSettings(tls_key=Path(__file__))
+
+
+CERTIFICATE = Path(__file__).parent / "tls.pem"
+"""Of localhost, self-signed, with its key; for this test alone."""
+
+
+def test_tls(tiny, start_server):
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    silence = [np.zeros(16_000, np.float32)]
+    with start_server(tiny, tls_certificate=CERTIFICATE, tls_key=CERTIFICATE) as server:
+        assert server.url.startswith("wss://")
+        events = list(Client(server.url, ssl=context, retry=Retry(give_up_s=0)).transcribe(silence))
+        assert isinstance(events[0], Ready)
+        with pytest.raises(ServerRefused, match="SSL_CERT_FILE"):
+            list(Client(server.url).transcribe(silence))
+        with pytest.raises(ConnectionFailed, match="wss://"):
+            list(Client(server.url.replace("wss", "ws"), retry=Retry(give_up_s=0)).transcribe(silence))
+        headers = httpx.get(f"{server.http}/healthz", verify=context).headers
+        assert "max-age" in headers["strict-transport-security"]
+
+
+def test_a_client_is_told_what_is_wrong_with_its_address(tiny, start_server, caplog):
+    key, line = make_key("anna")
+    silence = [np.zeros(16_000, np.float32)]
+    with start_server(tiny, keys=(line,)) as server:
+        place = server.url.removesuffix("/v1/stream")
+        assert list(Client(place, key=key).transcribe(silence))
+        with pytest.raises(ServerRefused, match="nothing at this path"):
+            list(Client(f"{place}/v1/steam", key=key).transcribe(silence))
+        with pytest.raises(ServerRefused, match="server refused: this server needs an API key"):
+            list(Client(place, key=key + "x").transcribe(silence))
+    assert "handshake" not in caplog.text
 
 
 def test_foreign_pages_may_not_connect(tiny, start_server):
