@@ -82,6 +82,7 @@ def together(recogniser: Recogniser, settings: DecodingSettings, sound: np.ndarr
     said = []
     for name, read in (("one_by_one_percent", one_by_one), ("together_percent", read_together)):
         times = []
+        beams: list[BeamDecoder] = []
         for _ in range(3):
             decoders = [make_decoder(recogniser.alphabet, settings) for _ in parts]
             beams = [decoder for decoder in decoders if isinstance(decoder, BeamDecoder)]

@@ -13,9 +13,8 @@ here=$(dirname "$0")
 python=${PYTHON:-python}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 step() {
-    local start=$SECONDS
-    "$python" "$here/$1.py" "${@:2}"
-    echo "measure_model: $1 took $((SECONDS - start)) s" >&2
+    local TIMEFORMAT="measure_model: $1: %U s of processor, %R s in all"
+    time "$python" "$here/$1.py" "${@:2}"
 }
 heard=(--manifest "$speech/utterances.tsv" --cache "$cache" --threads "$OMP_NUM_THREADS")
 

@@ -164,6 +164,19 @@ def reliability(result: dict[str, Any]) -> str:
     return grid(["confidence: right", *decoders], rows)
 
 
+def decoding_cost(result: dict[str, Any]) -> str:
+    """Per cent of a core by decoder, and for many streams one by one and in one step."""
+    rows = [[r["decoder"], f"{r['percent']:.2f}", f"{r['with_peeks_percent']:.2f}"] for r in result["rows"]]
+    shown = grid(["% of a core for a stream", "committed frames", "with provisional looks"], rows)
+    if not result.get("many"):
+        return shown
+    many = [
+        [r["decoder"], r["streams"], f"{r['one_by_one_percent']:.2f}", f"{r['together_percent']:.2f}"]
+        for r in result["many"]
+    ]
+    return shown + "\n\n" + grid(["% of a core for each stream", "streams", "one by one", "in one step"], many)
+
+
 def stability(result: dict[str, Any]) -> str:
     """Flicker and delay by chunk and decoder."""
     rows = [
@@ -295,6 +308,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "long_session": long_session,
     "decoding_errors": decoding_errors,
     "stability": stability,
+    "decoding_cost": decoding_cost,
     "word_times": word_times,
     "noise": noise,
     "words_by_voice": words_by_voice,

@@ -149,9 +149,9 @@ class PrefixSearch:
         delimiter, labels = self.alphabet.delimiter_id, self.labels
         for i, h in enumerate(beam):
             total, context, known = h.blank + h.letter, h.context, taken.get(i, ())
-            if context is None:
-                bound = total
-            else:
+            gains: dict[str, float] = {}
+            bound = total
+            if context is not None:
                 gains, bound = context.gains, total * self.most(context)
             for token, p in heard.tokens:
                 if token == delimiter:
