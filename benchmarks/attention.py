@@ -1,22 +1,34 @@
 """Gated relative position bias attention beside attention without bias, and beside other ways to have the bias.
 
-    python benchmarks/attention.py                      on a GPU: streams, whole utterances, base and large heads
-    python benchmarks/attention.py --device cpu         on this CPU: the streaming rows that fit, torch's path
+    python benchmarks/attention.py                                  on a GPU: streams, whole utterances, both head sizes
+    python benchmarks/attention.py --device cpu --clock cpu         on this CPU: torch's path, by processor time
 
 A row's output (and for training its gradients) is first compared with float64; where it is wrong by more than twice
 the error of the plain formula in the same precision, no speed is printed and the program ends with 1.
+
+no bias      torch's fused attention, keys and values ready in one piece
+from rings   the same, with keys and values put together from the rings, as a stream has them
+eager        transformers' formula; sdpa + mask: torch's fused attention with the bias as its mask, building it counted
+flex         FlexAttention, compiled, with the same bias
+ours         `streaming_attention` with the writing of the rings, `gated_bias_attention`
+
+A row takes at most --most-seconds of rounds, three at least; one that would need more, or more memory than --most-mb,
+is left out and named.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import itertools
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from machine import alternate, median_ms, write
+from attention_measure import Measure, TooMuch, peak_mb, roofs
+from machine import RESULTS, write
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,25 +45,6 @@ from wavlm_live.kernels import (
 STREAMS, CHUNKS, LEFT = (1, 16, 64, 256, 1024), (8, 16, 32, 64), (256, 512)
 LENGTHS, HEADS, SIZE = (250, 500, 1500, 3000), {"base": 12, "large": 16}, 64
 TABLE = (320, 800)
-
-
-def timed(sides: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median milliseconds of each side, run in turn."""
-    for _ in range(3):
-        for side in sides.values():
-            side()
-    if device == "cpu":
-        return {name: median_ms(times) for name, times in alternate(sides, rounds).items()}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            side()
-            end.record()
-            end.synchronize()
-            times[name].append(start.elapsed_time(end))
-    return {name: round(statistics.median(t), 4) for name, t in times.items()}
 
 
 def error(got: Tensor, expected: Tensor) -> float:
@@ -72,40 +65,6 @@ def plain(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor) -> Tensor
     return scores.softmax(-1) @ v
 
 
-def peak_mb(side: Callable[[], object], device: str) -> float | None:
-    """Device memory that a call adds at most."""
-    if device == "cpu":
-        return None
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    side()
-    torch.cuda.synchronize()
-    return round((torch.cuda.max_memory_allocated() - before) / 1e6, 2)
-
-
-def roofs(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """Measured here: bytes a second of a copy, FLOP a second of a large product."""
-    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    n = 1 << (28 if device == "cuda" else 24)
-    source = torch.empty(n, dtype=torch.int32, device=device).zero_()
-    target = torch.empty_like(source)
-    side = 8192 if device == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best = {"bytes_s": 0.0, "flop_s": 0.0}
-    for _ in range(8):
-        for name, work, amount in (
-            ("bytes_s", lambda: target.copy_(source), 8 * n),
-            ("flop_s", lambda: a @ b, 2 * side**3),
-        ):
-            sync()
-            start = time.perf_counter()
-            work()
-            sync()
-            best[name] = max(best[name], amount / (time.perf_counter() - start))
-    return best
-
-
 def flex(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, offset: int) -> Callable[[], Tensor]:
     """FlexAttention, compiled, with the same bias."""
     from torch.nn.attention.flex_attention import flex_attention
@@ -119,8 +78,9 @@ def flex(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, rel: Tensor, offset: int
     return lambda: compiled(q, k, v, score_mod=biased)  # type: ignore[return-value]
 
 
-def stream_row(heads: int, streams: int, chunk: int, left: int, dtype: torch.dtype, device: str, rounds: int, roof):
+def stream_row(heads: int, streams: int, chunk: int, left: int, dtype: torch.dtype, measure: Measure) -> dict[str, Any]:
     """One step of many streams with full rings, one layer; the ring is written."""
+    device = measure.device
     q, k, v = (torch.randn(streams, chunk, heads, SIZE, device=device).to(dtype) for _ in range(3))
     gate = (torch.rand(streams, chunk, heads, device=device) * 3).to(dtype)
     rings = [torch.randn(streams, 1, left, heads * SIZE, device=device).to(dtype) for _ in range(2)]
@@ -130,10 +90,12 @@ def stream_row(heads: int, streams: int, chunk: int, left: int, dtype: torch.dty
     as_int = {"dtype": torch.int32, "device": device}
     slots, own = torch.arange(streams, **as_int), torch.full((streams,), chunk, **as_int)
     committed = torch.full((streams,), 4 * left + 3, **as_int)
-    # keys in order, as the others want them; gathering is part of neither side but ours
-    order = (3 + torch.arange(left, device=device)) % left
-    old = [x[:, 0, order].view(streams, left, heads, SIZE) for x in rings]
-    keys, values = (torch.cat([a, b], 1).transpose(1, 2).contiguous() for a, b in zip(old, (k, v), strict=True))
+
+    def in_order() -> list[Tensor]:
+        held = [x.view(streams, left, heads, SIZE) for x in rings]
+        return [torch.cat([a[:, 3:], a[:, :3], b], 1).transpose(1, 2) for a, b in zip(held, (k, v), strict=True)]
+
+    keys, values = (x.contiguous() for x in in_order())
     queries, gates = q.transpose(1, 2).contiguous(), gate.transpose(1, 2).contiguous()
     distance = torch.arange(-left, chunk, device=device) - torch.arange(chunk, device=device)[:, None]
     bias = rel[:, distance + rel.shape[1] // 2]
@@ -147,31 +109,34 @@ def stream_row(heads: int, streams: int, chunk: int, left: int, dtype: torch.dty
     some = slice(0, min(streams, 4))
     exact_table = table.double()[bucket_of(distance, *TABLE)].permute(2, 0, 1)
     exact = plain(*(x[some].double() for x in (queries, keys, values, gates)), exact_table)
-    name = f"stream {streams} x {chunk}, left {left}, {heads} heads"
+    name = f"stream {streams} x {chunk}, left {left}, {heads} heads, {str(dtype).removeprefix('torch.')}"
     found = error(ours()[some].transpose(1, 2), exact)
     refuse(name, found, error(plain(*(x[some] for x in (queries, keys, values, gates)), bias), exact))
     sides: dict[str, Callable[[], object]] = {
         "no bias": lambda: F.scaled_dot_product_attention(queries, keys, values),
+        "from rings": lambda: F.scaled_dot_product_attention(q.transpose(1, 2), *in_order()),
         "eager": lambda: plain(queries, keys, values, gates, bias),
         "sdpa + mask": lambda: F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=gates.unsqueeze(-1) * bias
         ),
         "ours": committing,
     }
-    if device == "cuda":
+    if measure.flex:
         sides["flex"] = flex(queries, keys, values, gates, rel, -left)
     memory = peak_mb(ours, device)
-    times = timed(sides, rounds, device)
+    times = measure.timed(sides)
     size = torch.finfo(dtype).bits // 8
     moved = streams * heads * SIZE * size * (2 * left + 6 * chunk)
     return {
-        "row": name, "error": found, "ms": times, "ours_to_no_bias": round(times["ours"] / times["no bias"], 3),
-        "share_of_copy_bandwidth": round(moved / (times["ours"] * 1e-3) / roof["bytes_s"], 3), "peak_mb": memory,
+        "row": name, "error": found, "ms": times, **ratios(times),
+        "share_of_copy_bandwidth": round(moved / (times["ours"] * 1e-3) / measure.roof["bytes_s"], 3),
+        "peak_mb": memory,
     }  # fmt: skip
 
 
-def full_row(heads: int, frames: int, batch: int, mode: str, dtype: torch.dtype, device: str, rounds: int, roof):
+def full_row(heads: int, frames: int, batch: int, mode: str, dtype: torch.dtype, measure: Measure) -> dict[str, Any]:
     """Whole utterances: "forward", or "frozen" and "trained" for forward and backward without and with the table."""
+    device = measure.device
     backward = mode != "forward"
     q, k, v = (torch.randn(batch, frames, heads, SIZE, device=device).to(dtype) for _ in range(3))
     gate = (torch.rand(batch, frames, heads, device=device) * 3).to(dtype)
@@ -204,7 +169,7 @@ def full_row(heads: int, frames: int, batch: int, mode: str, dtype: torch.dtype,
     def eager() -> Tensor:
         return plain(queries, keys, values, gates, table.to(dtype)[places].permute(2, 0, 1))
 
-    name = f"full {batch} x {frames}, {heads} heads, {mode}"
+    name = f"full {batch} x {frames}, {heads} heads, {mode}, {str(dtype).removeprefix('torch.')}"
     one = [x.detach()[:1].double() for x in (q, k, v, gate)]
     exact = attention_with_weights(*one, relative_vector(table.detach().double(), frames, TABLE[1]))[0]
     found = error(ours().detach()[:1], exact)
@@ -221,46 +186,98 @@ def full_row(heads: int, frames: int, batch: int, mode: str, dtype: torch.dtype,
         "sdpa + mask": through(masked, True),
         "ours": through(ours, False),
     }
-    if device == "cuda":
+    if measure.flex and (device == "cuda" or not backward):  # on a CPU it has no backward
         sides["flex"] = through(flex(queries, keys, values, gates, rel, 0), True)
     memory = peak_mb(sides["ours"], device)
-    times = timed(sides, rounds, device)
+    times = measure.timed(sides)
     flop = 4 * batch * heads * frames * frames * SIZE * (3.5 if backward else 1)
     return {
-        "row": name, "error": found, "ms": times, "ours_to_no_bias": round(times["ours"] / times["no bias"], 3),
-        "share_of_flop": round(flop / (times["ours"] * 1e-3) / roof["flop_s"], 3), "peak_mb": memory,
+        "row": name, "error": found, "ms": times, **ratios(times),
+        "share_of_flop": round(flop / (times["ours"] * 1e-3) / measure.roof["flop_s"], 3), "peak_mb": memory,
     }  # fmt: skip
 
 
-def main() -> None:
+def ratios(times: dict[str, float]) -> dict[str, float]:
+    """Ours by each way to have no bias."""
+    names = {"no bias": "ours_to_no_bias", "from rings": "ours_to_from_rings"}
+    return {name: round(times["ours"] / times[side], 3) for side, name in names.items() if side in times}
+
+
+def megabytes(kind: str, heads: int, count: int, frames: int, left: int, dtype: torch.dtype) -> float:
+    """What the tensors of a row take at least: keys and values three times, the scores of the eager formula twice."""
+    seen = left + frames
+    keys, scores = 6 * count * seen * heads * SIZE, count * heads * frames * seen * (2 if kind == "stream" else 4)
+    return dtype.itemsize * (keys + scores) / 1e6
+
+
+def run(options: argparse.Namespace, dtype: torch.dtype, threads: int, measure: Measure) -> Iterator[dict[str, Any]]:
+    """All rows of one type and number of threads."""
+    jobs: list[tuple[str, int, int, int, int, str]] = []
+    for size in options.sizes:
+        heads = HEADS[size]
+        steps = itertools.product(options.left, options.chunks, options.streams)
+        jobs += [("stream", heads, streams, chunk, left, "") for left, chunk, streams in steps]
+        for frames in options.lengths:
+            batch = max(1, 24_000 // frames) if measure.device == "cuda" else 1
+            jobs += [("full", heads, batch, frames, 0, mode) for mode in ("forward", "frozen", "trained")]
+    for kind, heads, count, frames, left, mode in jobs:
+        try:
+            if megabytes(kind, heads, count, frames, left, dtype) > options.most_mb:
+                raise TooMuch(f"its tensors take more than {options.most_mb} MB")
+            if kind == "stream":
+                with torch.no_grad():
+                    row = stream_row(heads, count, frames, left, dtype, measure)
+            else:
+                row = full_row(heads, frames, count, mode, dtype, measure)
+        except TooMuch as why:
+            what = f"{kind} {count} x {frames}, left {left}" if kind == "stream" else f"{kind} {count} x {frames}"
+            row = {"row": f"{what}, {heads} heads", "left_out": str(why)}
+        row |= {
+            "kind": kind, "heads": heads, "count": count, "frames": frames, "left": left, "mode": mode,
+            "dtype": str(dtype).removeprefix("torch."), "threads": threads,
+        }  # fmt: skip
+        row["row"] = f"{row['row']}, {threads} threads"
+        print(row, flush=True)
+        yield row
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of a CPU's rows")
+    parser.add_argument("--dtypes", nargs="+", help="default: bfloat16 on a GPU, float32 on a CPU")
+    parser.add_argument("--sizes", nargs="+", choices=list(HEADS), default=list(HEADS))
+    parser.add_argument("--streams", type=int, nargs="*", default=STREAMS)
+    parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS)
+    parser.add_argument("--left", type=int, nargs="+", default=LEFT)
+    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="of whole utterances")
+    parser.add_argument("--flex", action=argparse.BooleanOptionalAction, help="default: on a GPU")
+    parser.add_argument("--most-seconds", type=float, default=10.0)
+    parser.add_argument("--most-mb", type=float, default=40_000.0)
+    parser.add_argument("--name", help="of the result, default attention_DEVICE")
+    parser.add_argument("--add", action="store_true", help="keep other rows of the result that is there")
+    options = parser.parse_args(arguments)
     device = options.device
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device here; --device cpu measures torch's path")
-    torch.set_num_threads(options.threads)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    roof = roofs(device, dtype)
-    rows = []
-    streams, lengths = (STREAMS, LENGTHS) if device == "cuda" else ((1, 16), (250, 500))
-    for model, heads in HEADS.items():
-        if device == "cpu" and model == "large":
-            continue
-        for left in LEFT:
-            for chunk in CHUNKS:
-                for count in streams:
-                    with torch.no_grad():
-                        rows.append(stream_row(heads, count, chunk, left, dtype, device, options.rounds, roof))
-                    print(rows[-1], flush=True)
-        for frames in lengths:
-            for mode in ("forward", "frozen", "trained"):
-                batch = max(1, 24_000 // frames) if device == "cuda" else 1
-                rows.append(full_row(heads, frames, batch, mode, dtype, device, options.rounds, roof))
-                print(rows[-1], flush=True)
-    write(f"attention_{device}", {"dtype": str(dtype), "roofs": roof, "rows": rows})
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    flexible = device == "cuda" if options.flex is None else options.flex
+    name = options.name or f"attention_{device}"
+    result: dict[str, Any] = {"clock": options.clock, "roofs": {}, "rows": []}
+    if options.add and (RESULTS / f"{name}.json").is_file():
+        before = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        result |= {key: before[key] for key in ("roofs", "rows")}
+    for dtype_name in options.dtypes or ["bfloat16" if device == "cuda" else "float32"]:
+        dtype = getattr(torch, dtype_name)
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            result["roofs"][f"{dtype_name}, {threads}"] = roof = roofs(device, dtype, clock)
+            measure = Measure(device, options.rounds, options.most_seconds, clock, flexible, roof)
+            for row in run(options, dtype, threads, measure):
+                result["rows"] = [old for old in result["rows"] if old["row"] != row["row"]] + [row]
+                write(name, result)  # at once: what ends this program early takes no row with it
 
 
 if __name__ == "__main__":

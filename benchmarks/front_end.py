@@ -18,13 +18,16 @@ else the program ends with status 1. The sides take turns; medians are reported.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from machine import alternate, write
+from machine import RESULTS, write
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -177,10 +180,18 @@ def head_row(config: WavLMConfig, streams: int, chunk: int, dtype: torch.dtype, 
     return Row("greedy head", sides, lambda: plain(torch.float64), [flops], [moved])
 
 
-def timed(sides: dict[str, Callable[[], Tensor]], rounds: int, device: str) -> dict[str, float]:
+def timed(
+    sides: dict[str, Callable[[], Tensor]], rounds: int, device: str, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median milliseconds of each side."""
     if device != "cuda":
-        return {k: 1000 * statistics.median(t) for k, t in alternate(sides, rounds).items()}
+        taken: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                start = clock()
+                side()
+                taken[name].append(clock() - start)
+        return {k: 1000 * statistics.median(t) for k, t in taken.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     flush = torch.empty(1 << 26, dtype=torch.int32, device=device)  # 256 MiB: beyond the second-level cache
     for _ in range(rounds):
@@ -195,7 +206,7 @@ def timed(sides: dict[str, Callable[[], Tensor]], rounds: int, device: str) -> d
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def roof(dtype: torch.dtype, device: str) -> tuple[float, float]:
+def roof(dtype: torch.dtype, device: str, clock: Callable[[], float]) -> tuple[float, float]:
     """Measured FLOP/s of a large matrix product and bytes/s of a large copy."""
     n = 8192 if device == "cuda" else 1536
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -203,7 +214,7 @@ def roof(dtype: torch.dtype, device: str) -> tuple[float, float]:
     target = torch.empty_like(source)
     sides = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
     timed(sides, 3, device)
-    found = timed(sides, 10, device)
+    found = timed(sides, 10, device, clock)
     return 2.0 * n**3 / found["product"] * 1e3, 2.0 * source.nbytes / found["copy"] * 1e3
 
 
@@ -213,24 +224,31 @@ def error(got: Tensor, exact: Tensor) -> float:
 
 
 @torch.no_grad()
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of a CPU's rows")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--chunks", type=int, nargs="+", default=[8, 16, 32, 64])
-    options = parser.parse_args()
+    parser.add_argument("--add", action="store_true", help="keep the rows of the result that is there")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    rows: list[dict[str, object]] = []
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    name = f"front_end_{options.device}"
+    rows: list[dict[str, Any]] = []
     roofs: dict[str, dict[str, float]] = {}
+    if options.add and (RESULTS / f"{name}.json").is_file():
+        before = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        rows, roofs = before["rows"], before["roofs"]
     for dtype_name in options.dtypes:
         dtype = getattr(torch, dtype_name)
-        flop_rate, byte_rate = roof(dtype, options.device)
+        flop_rate, byte_rate = roof(dtype, options.device, clock)
         roofs[dtype_name] = {"tflops": round(flop_rate / 1e12, 3), "gbytes_per_s": round(byte_rate / 1e9, 1)}
-        print(f"{dtype_name}: {flop_rate / 1e12:.2f} TFLOP/s, {byte_rate / 1e9:.1f} GB/s", flush=True)
+        print(f"{dtype_name}: {flop_rate / 1e12:.2f} TFLOP/s, {byte_rate / 1e9:.1f} GB/s", file=sys.stderr, flush=True)
         for size in options.sizes:
             for streams in options.streams:
                 for chunk in options.chunks:
@@ -244,13 +262,14 @@ def main() -> int:
                             print(f"{what}: WRONG, errors {errors}; no speed is given", file=sys.stderr)
                             return 1
                         timed(row.sides, 3, options.device)
-                        ms = timed(row.sides, options.rounds, options.device)
+                        ms = timed(row.sides, options.rounds, options.device, clock)
                         least = 1e3 * sum(
                             max(f / flop_rate, b / byte_rate) for f, b in zip(row.flops, row.bytes, strict=True)
                         )
                         rows.append(
                             {
-                                "part": row.name, "size": size, "dtype": dtype_name, "streams": streams, "chunk": chunk,
+                                "part": row.name, "threads": options.threads, "rounds": options.rounds,
+                                "size": size, "dtype": dtype_name, "streams": streams, "chunk": chunk,
                                 "path": "triton" if dispatch.takes_kernel(OP, options.device) else "torch",
                                 "ms": {name: round(value, 4) for name, value in ms.items()},
                                 "roof_ms": round(least, 4), "share_of_roof": round(least / ms["ours"], 3),
@@ -258,12 +277,12 @@ def main() -> int:
                                 "error": {name: float(f"{value:.2e}") for name, value in errors.items()},
                             }
                         )  # fmt: skip
+                        write(name, {"clock": options.clock, "roofs": roofs, "rows": rows})
                         print(
                             f"{what}  " + "  ".join(f"{k} {v:8.3f}" for k, v in ms.items()) + f"  roof {least:8.3f} ms"
                             f"  {least / ms['ours']:.0%} of it, {ms['compiled'] / ms['ours']:.2f} x compiled",
                             flush=True,
                         )
-    write(f"front_end_{options.device}", {"rounds": options.rounds, "roofs": roofs, "rows": rows})
     return 0
 
 

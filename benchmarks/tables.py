@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tables_kernels
+
 HERE = Path(__file__).resolve().parent
 PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
 
@@ -297,6 +299,16 @@ def long_session(result: dict[str, Any]) -> str:
     return grid(["a session of many streams", ""], rows)
 
 
+def of_kernels(table: Callable[[dict[str, Any]], tables_kernels.Table]) -> Callable[[dict[str, Any]], str]:
+    """A table of tables_kernels.py in Markdown."""
+
+    def made(result: dict[str, Any]) -> str:
+        head, rows, note = table(result)
+        return f"{grid(head, rows)}\n\n{note}"
+
+    return made
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "word_errors": word_errors,
     "stream_cost": stream_cost,
@@ -314,6 +326,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "words_by_voice": words_by_voice,
     "voice_detection": voice_detection,
     "tune_voice": tune_voice,
+    "attention_cpu": of_kernels(tables_kernels.attention_cpu),
+    "cpu_step": of_kernels(tables_kernels.cpu_step),
+    "front_end_cpu": of_kernels(tables_kernels.front_end_cpu),
 }
 
 

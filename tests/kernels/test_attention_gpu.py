@@ -122,7 +122,12 @@ def test_memory_is_clean():
         "n = torch.tensor([130, 65], dtype=torch.int32, device='cuda');"
         "r = relative_vector(t, 130, 800);"
         "gated_bias_attention(q, k, v, g, r, lengths=n).sum().backward();"
-        "gated_bias_attention(q, k, v, g, r, lengths=n, context=(20, 8, 2)).sum().backward()"
+        "gated_bias_attention(q, k, v, g, r, lengths=n, context=(20, 8, 2)).sum().backward();"
+        "i = lambda *x: torch.tensor(x, dtype=torch.int32, device='cuda');"
+        "x = [torch.randn(3, 2, 70, 128, device='cuda', dtype=torch.half) for _ in 'kv'];"
+        "a, b, c, d, r = (y.detach() for y in (q, k, v, g, relative_vector(t, 200, 800)));"
+        "streaming_attention(a, b, c, d, r, *x, 1, i(2, 0), i(100, 5), n, n);"  # few programs: they share the keys
+        "torch.cuda.synchronize()"
     )
     done = subprocess.run(
         ["compute-sanitizer", "--error-exitcode", "9", sys.executable, "-c", code], capture_output=True, text=True
