@@ -72,7 +72,8 @@ def together(recogniser: Recogniser, settings: DecodingSettings, sound: np.ndarr
     """Per cent of a core for each of some streams that read the same sound from different places on."""
     chunk = recogniser.context().chunk_frames
     frames = max(3 * chunk, MOST_FRAMES // streams)
-    parts = [np.roll(np.resize(sound, (frames, sound.shape[1])), -37 * n, axis=0) for n in range(streams)]
+    long = np.resize(sound, (max(frames, len(sound)), sound.shape[1]))
+    parts = [np.roll(long, -37 * n, axis=0)[:frames] for n in range(streams)]
 
     def one_by_one(group: Sequence[Reading]) -> None:
         for decoder, logprobs in group:

@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
 from ..model.errors import AudioError, DeviceError, OutputError
 from . import options
 from .events import SAMPLE_RATE, Classification, Event, to_wire_bytes
-from .hearing import Hearing
 from .interrupts import Interruption
 from .options import UsageError, as_usage
-from .sources import AudioSource, MicrophoneSource, open_source
 from .terminal import Terminal
-from .transcribe import FULL_SPEED_BLOCK_SAMPLES, PACED_BLOCK_SAMPLES, open_output
+
+if TYPE_CHECKING:
+    from .sources import AudioSource
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def classify(request: ClassifyRequest, terminal: Terminal, interruption: Interru
     import torch
 
     from .classifier import Classifier, ClassifierSettings
+    from .hearing import Hearing
+    from .transcribe import open_output
 
     with as_usage():
         settings = ClassifierSettings(request.window_ms, request.hop_ms, request.least_score, request.top)
@@ -95,6 +97,9 @@ def classify(request: ClassifyRequest, terminal: Terminal, interruption: Interru
 
 
 def _source(request: ClassifyRequest, recording: str | None) -> AudioSource:
+    from .sources import MicrophoneSource, open_source
+    from .transcribe import FULL_SPEED_BLOCK_SAMPLES, PACED_BLOCK_SAMPLES
+
     if recording is None:
         return MicrophoneSource(request.microphone, channel=request.channel)
     block = PACED_BLOCK_SAMPLES if request.realtime else FULL_SPEED_BLOCK_SAMPLES
