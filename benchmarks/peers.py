@@ -6,7 +6,7 @@ Sides: `stream` is `Recogniser.alone`, chunk by chunk of 320 ms with 5 s to the 
 chunks in long stretches; both without a voice detector and provisional passes. `transformers whole` encodes the
 recording at once, every frame seeing all others; `transformers window` encodes 5 s and the chunk anew for each chunk,
 which is how one streams with it. Weights are random, since only time is measured; ours run as `choose_for_cpu` says
-and in plain float32. sherpa-onnx is not among the sides: these weights have no export that its recognisers take.
+and in plain float32. sherpa-onnx stands beside the bundled model in `sherpa.py`.
 """
 
 from __future__ import annotations

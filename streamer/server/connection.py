@@ -75,7 +75,6 @@ class Connection:
         self._draining = False
         self._closed = False
         self._entered = False
-        self._told_slow = False
         self._clock_samples = 0
         self._lock = asyncio.Lock()
 
@@ -193,13 +192,7 @@ class Connection:
             live = self.live
         if live is None or live.finishing:
             return
-        if live.log.slow and not self._told_slow:
-            self._told_slow = True
-            message = f"{live.log.waiting} events wait to be read; until then no more sound is heard"
-            live.log.add(Problem("slow_reader", message))
         await live.feed(data, self._queue_s)
-        if not live.log.slow:
-            self._told_slow = False
 
     def _change(self, live: LiveStream, command: Change) -> None:
         number, refused = live.messages_received, command.refused

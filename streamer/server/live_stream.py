@@ -60,6 +60,7 @@ class LiveStream:
         self.problem: Problem | None = None
         """Why the batcher ended it."""
         self.finishing = False
+        self._told_slow = False
         self._limits, self._metrics = limits, metrics
         self._loop = asyncio.get_running_loop()
         self._changed: Callable[[], None] = lambda: None
@@ -192,8 +193,15 @@ class LiveStream:
         """Wait until at most so many samples wait for the model, and the reader is not too far behind."""
         pause_s = 0.002
         while not self.over and (self._stream.queued_samples > most_samples or self.log.slow):
+            if self.log.slow and not self._told_slow:
+                self._told_slow = True
+                message = f"{self.log.waiting} events wait to be read; until then no more sound is heard"
+                self.log.add(Problem("slow_reader", message))
+                self._changed()
             await asyncio.sleep(pause_s)
             pause_s = min(0.05, pause_s * 1.5)
+        if 2 * self.log.waiting < self._limits.unread_events:
+            self._told_slow = False
 
     def flush(self) -> None:
         """End the segment."""

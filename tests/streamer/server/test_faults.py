@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx
@@ -284,6 +285,21 @@ def test_an_orderly_end_gives_the_last_results(bundled, start_server, recording)
         assert code == 1012
         assert " ".join(m["text"] for m in messages if m["type"] == "final")
         assert messages[-1]["type"] == "ended"
+
+
+def test_sigterm_lets_open_streams_end(start_process, recording):
+    with start_process() as server, connect(server.url) as client:
+        client.send(START)
+        client.recv()
+        client.send(pcm(recording[: 16_000 * 3]))
+        time.sleep(0.2)
+        with ThreadPoolExecutor(1) as pool:
+            stopped = pool.submit(server.terminate)
+            messages, code = closing(client)
+            assert stopped.result() == 0
+    assert code == 1012
+    assert " ".join(m["text"] for m in messages if m["type"] == "final")
+    assert messages[-1]["type"] == "ended"
 
 
 def test_logs_name_the_session_and_hold_no_text(bundled, start_server, recording, caplog):

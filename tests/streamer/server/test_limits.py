@@ -93,6 +93,29 @@ def test_a_reader_who_takes_nothing_is_disconnected(tiny, start_server, monkeypa
         assert 'wavlm_live_errors_total{code="slow_reader"} 1.0' in httpx.get(f"{server.http}/metrics").text
 
 
+def test_a_slow_reader_is_told_and_loses_nothing(tiny, start_server, monkeypatch):
+    send = WebSocket.send_text
+
+    async def slowly(self, data) -> None:
+        await asyncio.sleep(0.1)
+        await send(self, data)
+
+    noise = (np.random.default_rng(0).normal(0, 0.2, 32_000) * 8192).astype("<i2").tobytes()
+    with start_server(tiny, Limits(unread_events=5)) as server:
+        monkeypatch.setattr(WebSocket, "send_text", slowly)
+        with connect(server.url) as client:
+            wanted = {"activity": True, "endpoint": {"silence_ms": 40, "max_segment_s": 0.2}}
+            client.send(json.dumps({"type": "start", "settings": wanted}))
+            for _ in range(6):
+                client.send(noise)
+            client.send('{"type":"end"}')
+            messages = [json.loads(message) for message in client]  # to the close with 1000, or it would raise
+    assert "slow_reader" in [m["code"] for m in messages if m["type"] == "problem"]
+    indices = [m["index"] for m in messages if m["type"] == "final"]
+    assert indices == list(range(len(indices)))
+    assert len(indices) > 5
+
+
 def test_only_so_many_broken_streams_wait(tiny, start_server):
     with start_server(tiny, Limits(held=2)) as server:
         for _ in range(4):
