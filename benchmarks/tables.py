@@ -307,6 +307,42 @@ def of_kernels(table: Callable[[dict[str, Any]], tables_kernels.Table]) -> Calla
         return f"{grid(head, rows)}\n\n{note}"
 
     return made
+def first_words(result: dict[str, Any]) -> str:
+    """Seconds of a new user's path."""
+    paths = result["paths"]
+    file, microphone, browser = (paths[name]["seconds"] for name in ("file", "microphone", "browser"))
+    heard_s = round(file["first words"] - file["installed"], 1)
+    rows = [
+        ["a file, README's command", result["clone_s"], file["installed"], heard_s],
+        ["microphone, `wavlm-live listen`", "", "", microphone["first words"]],
+        ["browser, `wavlm-live serve` and a click", "", "", browser["first words"]],
+    ]  # fmt: skip
+    return grid(["to the first words by", "git clone s", "installing s", "command to words s"], rows)
+
+
+def dashboard(result: dict[str, Any]) -> str:
+    """Frames of the dashboard's lanes, by the age of the page and the window."""
+    heap = {row["minute"]: row["heap_mb"] for row in result["heap"]}
+    rows = [
+        [
+            f"{row['minute']} min, {row['window']}",
+            row["in_sight"],
+            row["frames_a_second"],
+            f"{row['frame_ms']['p50']:.1f}, {row['frame_ms']['p95']:.1f}",
+            row["main_thread_ms_a_frame"],
+            heap[row["minute"]],
+        ]
+        for row in result["frames"]
+    ]
+    head = [
+        "age, window",
+        "lanes in sight",
+        "frames a second",
+        "frame ms p50, p95",
+        "main thread ms a frame",
+        "heap MB",
+    ]
+    return grid(head, rows) + f"\n\nChromium {result['browser']}, {result['lanes']} lanes, {result['rendering']}."
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -318,6 +354,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "folder": folder,
     "long_session": long_session,
+    "first_words": first_words,
+    "dashboard": dashboard,
     "decoding_errors": decoding_errors,
     "stability": stability,
     "decoding_cost": decoding_cost,

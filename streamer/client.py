@@ -89,6 +89,11 @@ class AsyncClient:
         self._error: Exception | None = None
 
     @property
+    def realtime_factor(self) -> float | None:
+        """Seconds of computing that a second of sound takes on the server; None before it told."""
+        return self._stream.realtime_factor
+
+    @property
     def reconnections(self) -> int:
         """Times that the stream went on after a break."""
         return self._stream.reconnections
@@ -309,6 +314,11 @@ class Client:
         self._client: AsyncClient | None = None
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
+
+    @property
+    def realtime_factor(self) -> float | None:
+        """See `AsyncClient.realtime_factor`."""
+        return None if self._client is None else self._client.realtime_factor
 
     @property
     def reconnections(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .client import Client, Retry
-from .events import SAMPLE_RATE, Acknowledged, Problem
+from .events import SAMPLE_RATE, Acknowledged, Activity, Event, Final, Partial, Problem
 from .formats import format_of, open_writer
 from .hearing import Gauges
 from .interrupts import Interruption
@@ -20,7 +21,7 @@ from .live_view import LiveView
 from .options import UsageError, as_usage
 from .sources import AudioSource, MicrophoneSource, open_source
 from .terminal import Terminal
-from .transcribe import deliverer, open_output
+from .transcribe import deliverer, open_output, watched
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,30 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
     with ExitStack() as stack:
         source = stack.enter_context(_source(request))
         stream = stack.enter_context(open_output(request.output, terminal))
-        view = LiveView(terminal, Gauges(), "")
+        live = request.realtime or request.file is None
+        gauges = _Gauges(source)
+        status = "gauges" if live else "progress"
+        view = LiveView(terminal, gauges, status, name=source.name, duration_s=source.duration_s)
         stack.callback(view.close)
-        writer = open_writer(kind, stream, source=source.name, model=request.url)
-        deliver = deliverer([writer], view, partials=request.partials)
-        client = Client(request.url, request.settings, key=request.key, retry=Retry(give_up_s=request.give_up_s))
-        sent = _Sent()
-        for event in client.transcribe(_blocks(source, request, interruption, sent)):
+        settings = dict(request.settings)
+        if terminal.live and live:
+            settings.setdefault("activity", True)  # tells several times a second how far the server is
+        writers = [open_writer(kind, stream, source=source.name, model=request.url)]
+        if live and terminal.watched:
+            writers = watched(writers, kind if request.output is None else None, terminal)
+        deliver = deliverer(writers, view, partials=request.partials)
+        client = Client(request.url, settings, key=request.key, retry=Retry(give_up_s=request.give_up_s))
+        for event in client.transcribe(_blocks(source, request, interruption, gauges)):
+            gauges.take(event, client.realtime_factor)
             if isinstance(event, Problem):
                 terminal.warn(event.message)
-            elif not isinstance(event, Acknowledged):
+            elif isinstance(event, Acknowledged | Activity):
+                view.take([event])
+            else:
                 deliver([event])
         view.close()
-        writer.finish(sent.samples / SAMPLE_RATE)
+        for writer in writers:
+            writer.finish(gauges.heard_s)
     for problem in source.problems:
         terminal.warn(problem)
     if client.reconnections:
@@ -79,9 +91,32 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
     return interruption.exit_code
 
 
-@dataclass
-class _Sent:
-    samples: int = 0
+class _Gauges(Gauges):
+    """What the status line shows of sound that a server hears: sent in one thread, answered in another."""
+
+    def __init__(self, source: AudioSource) -> None:
+        super().__init__()
+        self._source = source
+        self._arrivals: deque[tuple[int, float]] = deque(maxlen=4096)  # samples sent, and when they were there
+        self._judged = 0
+
+    def sent(self, block: np.ndarray) -> None:
+        """A block goes to the server."""
+        self.count(block, 0.0)
+        self._arrivals.append((self.heard_samples, time.monotonic()))
+        if isinstance(self._source, MicrophoneSource):
+            self.dropped_blocks = self._source.dropped_blocks
+
+    def take(self, event: Event, factor: float | None) -> None:
+        """The server answers: its text is as late as the newest sound that it has judged is old."""
+        self.realtime_factor = factor
+        if isinstance(event, Activity):
+            self._judged = event.start_samples + event.hop_samples * len(event.probabilities)
+        elif isinstance(event, Partial | Final):
+            while self._arrivals and self._arrivals[0][0] < self._judged:
+                self._arrivals.popleft()
+            if self._judged and self._arrivals:
+                self.latency_s = time.monotonic() - self._arrivals[0][1]
 
 
 def _source(request: ConnectRequest) -> AudioSource:
@@ -91,14 +126,15 @@ def _source(request: ConnectRequest) -> AudioSource:
 
 
 def _blocks(
-    source: AudioSource, request: ConnectRequest, interruption: Interruption, sent: _Sent
+    source: AudioSource, request: ConnectRequest, interruption: Interruption, gauges: _Gauges
 ) -> Iterator[np.ndarray]:
     """The source's blocks until its end or the first signal, at the pace of speech if wanted."""
     began_s = time.monotonic()
     for block in source:
         if interruption.signal is not None:
             break
-        sent.samples += len(block)
         if request.realtime:
-            time.sleep(max(0.0, began_s + sent.samples / SAMPLE_RATE - time.monotonic()))
+            due_s = began_s + (gauges.heard_samples + len(block)) / SAMPLE_RATE
+            time.sleep(max(0.0, due_s - time.monotonic()))
+        gauges.sent(block)
         yield block

@@ -15,7 +15,7 @@ from .options import Loader, as_usage
 from .sources import MicrophoneSource, list_input_devices
 from .sources.devices import choose_device
 from .terminal import Terminal
-from .transcribe import deliverer, open_output
+from .transcribe import deliverer, open_output, watched
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def listen(request: Request, load: Loader, terminal: Terminal, interruption: Int
         view = LiveView(terminal, hearing.gauges, "gauges" if request.status else "")
         stack.callback(view.close)
         writers = [open_writer(kind, stream, source=microphone.name, model=recogniser.name)]
-        if request.output is not None and terminal.out.isatty():
-            writers.append(open_writer("txt", terminal.results()))
+        if terminal.watched:
+            writers = watched(writers, kind if request.output is None else None, terminal)
         deliver = deliverer(writers, view, partials=request.partials)
         deliver([session.ready])
         gone: DeviceError | None = None

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .options import as_usage
 from .terminal import Terminal
@@ -43,6 +44,12 @@ class ServeRequest:
     """Tell speakers apart where the client does not say."""
     known_speakers: Path | None = None
     """Whose names clients may be told."""
+
+
+def dashboard_url(stream_url: str) -> str:
+    """Where the dashboard is, from the address of the native protocol."""
+    parts = urlsplit(stream_url)
+    return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}/"
 
 
 def run_server(request: ServeRequest, terminal: Terminal) -> int:
@@ -110,6 +117,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
         out = terminal.results()
         out.write(f"{addresses.url}\n")
         out.flush()
+        terminal.note(f"In a browser: {dashboard_url(addresses.url)}")
         if addresses.wyoming_port is not None:
             terminal.note(f"Wyoming on tcp://{addresses.host}:{addresses.wyoming_port}")
         terminal.note("Ctrl+C ends.")

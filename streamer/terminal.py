@@ -143,6 +143,11 @@ class Terminal:
         return self._region is not None
 
     @property
+    def watched(self) -> bool:
+        """Whether results come to a live screen, too: then somebody reads them as they come, and no program."""
+        return self.live and _is_screen(self.out)
+
+    @property
     def width(self) -> int:
         """Columns, as they are now."""
         return columns_of(self.console)

@@ -18,6 +18,7 @@ from .live_view import LiveView, clock_of
 from .options import Loader, UsageError, as_usage
 from .output_file import write_atomically
 from .plotting import Plot, check_plot
+from .screen_writer import ScreenWriter
 from .sources import AudioSource, open_source
 from .terminal import Terminal
 
@@ -134,8 +135,8 @@ def _transcribe_one(
         stack.callback(view.close)
         stream = stack.enter_context(open_output(place, terminal))
         writers = [open_writer(kind, stream, source=source.name, model=recogniser.name)]
-        if place is not None and request.realtime and terminal.out.isatty():
-            writers.append(open_writer("txt", terminal.results()))  # something to watch meanwhile
+        if request.realtime and terminal.watched:
+            writers = watched(writers, kind if place is None else None, terminal)
         deliver = deliverer(writers, view, partials=request.partials)
         deliver([session.ready])
 
@@ -165,6 +166,19 @@ def _report(
         terminal.note(f"{source.name}: stopped after {heard}{whole}")
     if place is not None:
         terminal.note(f"{source.name}: {heard} written to {place}")
+
+
+def watched(writers: list[TranscriptWriter], kind: str | None, terminal: Terminal) -> list[TranscriptWriter]:
+    """The same for somebody who looks at the screen: there, plain text is shown with times.
+
+    Args:
+        writers: those that were asked for.
+        kind: of what is written on the screen; None: it goes into a file, and the screen is shown the text besides.
+        terminal: of the screen.
+    """
+    if kind == "txt":
+        return [ScreenWriter(terminal)]
+    return writers if kind is not None else [*writers, ScreenWriter(terminal)]
 
 
 def deliverer(writers: Sequence[TranscriptWriter], view: LiveView, *, partials: bool) -> Callable[[list[Event]], None]:

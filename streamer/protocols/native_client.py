@@ -106,6 +106,8 @@ class ClientStream:
         self._bytes = 0  # of sound, fed so far
         self._sent_bytes = 0
         self._heard_bytes = 0
+        self.realtime_factor: float | None = None
+        """Seconds of computing that a second of sound takes on the server, as it told last."""
         self._messages = 0
         self._has_messages = 0  # control messages that the server had when this connection began
         self._changes: deque[_Control] = deque()  # changes of settings that lie behind the point
@@ -237,6 +239,8 @@ class ClientStream:
         if isinstance(message, AcknowledgedMessage):
             self._heard_bytes = max(self._heard_bytes, message.heard_bytes)
             self._forget(message.point)
+            if message.realtime_factor is not msgspec.UNSET:
+                self.realtime_factor = message.realtime_factor
         event = event_of(message)
         return self._unseen(event)
 

@@ -242,6 +242,8 @@ class AcknowledgedMessage(_EventMessage, frozen=True, tag="acknowledged"):
     """Sound up to here went through the model."""
     point: Point
     """To resume from."""
+    realtime_factor: float | UnsetType = UNSET
+    """Seconds of computing that a second of this stream's sound has taken."""
 
 
 class ProblemMessage(_EventMessage, frozen=True, tag="problem"):

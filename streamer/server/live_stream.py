@@ -349,7 +349,8 @@ class LiveStream:
         while self._arrivals and self._arrivals[0][1] <= heard:
             self._heard_bytes = self._arrivals.popleft()[0]
         samples = self._point.origin_samples if self.audio.is_raw else 0
-        self.log.add(Acknowledged(samples), extra={"heard_bytes": self._heard_bytes, "point": _plain(self._point)})
+        extra = {"heard_bytes": self._heard_bytes, "point": _plain(self._point)}
+        self.log.add(Acknowledged(samples), extra=extra | {"realtime_factor": round(self.figures[1], 4)})
         self._changed()
 
 

@@ -364,7 +364,9 @@ def test_what_stays_on_a_screen(command, recording, screen, monkeypatch, options
     monkeypatch.setattr(sys, "stdout", screen.stream)
     monkeypatch.setattr(sys, "stderr", screen.stream)
     assert command("transcribe", recording, *options).code == 0
-    assert screen.lines() == TEXT.splitlines()
+    # who watches is told when it was said
+    timed = [" 0:00  one two", " 0:02  four"]
+    assert screen.lines() == (timed if "--realtime" in options else TEXT.splitlines())
     assert [mark for mark in ("100%", "real-time factor") if mark in screen.raw] == [seen] * bool(seen)
     assert ("\x1b" in screen.raw) == (options != ("--plain",))
 
