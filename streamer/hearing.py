@@ -40,6 +40,8 @@ class Gauges:
     """Blocks of the microphone that came while the program was too slow."""
     speaking: bool | None = None
     """Somebody speaks now; None until that was decided for the first time."""
+    speaker: str = ""
+    """Who spoke last, where speakers are told apart."""
     _busy_s: float = field(default=0.0, repr=False)
     _sound_s: float = field(default=0.0, repr=False)
 

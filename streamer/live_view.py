@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from .events import Event, Final, Partial, SpeechStarted, SpeechStopped
+from .events import Event, Final, Partial, Speaker, SpeechStarted, SpeechStopped
 from .hearing import Gauges
 from .terminal import Terminal, escape
 
@@ -61,6 +61,9 @@ class LiveView:
             elif isinstance(event, SpeechStarted | SpeechStopped):
                 self._gauges.speaking = isinstance(event, SpeechStarted)
                 changed = True
+            elif isinstance(event, Speaker):
+                self._gauges.speaker = event.speaker
+                changed = True
         now = time.perf_counter()
         if changed or now - self._drawn_s >= REFRESH_S:
             self._terminal.draw(self.lines())
@@ -112,11 +115,13 @@ def gauge_line(gauges: Gauges, width: int, fancy: bool) -> Text:
     lost = Text(f"{dropped} dropped", style="bold red") if dropped else Text("0 dropped", style="dim")
     meter = level_meter(gauges.level_db, fancy)
     voice = voice_sign(gauges.speaking, fancy)
-    long = [Text(clock), meter, voice, Text(f"latency {latency}"), Text(f"real-time factor {factor}"), lost]
+    who = [Text(escape(gauges.speaker))] if gauges.speaker else []
+    long = [Text(clock), meter, voice, *who, Text(f"latency {latency}"), Text(f"real-time factor {factor}"), lost]
     medium = [
         Text(clock),
         meter,
         voice,
+        *who,
         Text(f"latency {latency}"),
         Text(f"rtf {factor}"),
         *([lost] if dropped else []),

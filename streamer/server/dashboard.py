@@ -11,7 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ...model.errors import WavLMLiveError
 from ..events import to_seconds
+from ..recogniser import Recogniser
 from ..web import Pages
 from .app_access import address_of
 from .keys import credential_of
@@ -46,7 +48,7 @@ def dashboard(service: Service, origin_allowed: OriginRule) -> list[BaseRoute]:
     async def offer(request: Request) -> Response:
         recogniser = service.batcher.recogniser
         contexts = {name: str(context) for name, context in recogniser.contexts.items()}
-        return JSONResponse({"model": recogniser.name, "contexts": contexts})
+        return JSONResponse({"model": recogniser.name, "contexts": contexts, "speakers": _tells_speakers(recogniser)})
 
     async def sessions(request: Request) -> Response:
         if not origin_allowed(service, request):
@@ -67,6 +69,14 @@ def dashboard(service: Service, origin_allowed: OriginRule) -> list[BaseRoute]:
         Route("/v1/sessions", sessions, methods=["GET"]),
         WebSocketRoute("/v1/watch", _watch(service, origin_allowed)),
     ]
+
+
+def _tells_speakers(recogniser: Recogniser) -> bool:
+    try:
+        recogniser.voice_heads()
+    except WavLMLiveError:
+        return False
+    return True
 
 
 def _row(service: Service, live: LiveStream, connected: bool, with_text: bool) -> dict[str, object]:

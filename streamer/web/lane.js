@@ -155,10 +155,10 @@ export class Lane extends EventTarget {
     if (event.type === "partial" || final) this.dispatchEvent(new Event("partial"));
   }
 
-  // Listens with other settings from the next sound on. What the encoder sees and how wide a beam is cannot change within
-  // a stream: then the stream gives its last words and another one goes on.
+  // Listens with other settings from the next sound on. What the encoder sees, how wide a beam is and whether speakers are told
+  // apart cannot change within a stream: then the stream gives its last words and another one goes on.
   change(settings) {
-    const fixed = ({ context, decoding }) => JSON.stringify([context, decoding?.method, decoding?.beam_width]);
+    const fixed = ({ context, decoding, speakers }) => JSON.stringify([context, decoding?.method, decoding?.beam_width, speakers]);
     const another = fixed(settings) !== fixed(this.settings);
     this.settings = settings;
     if (!this.connection || !(this.running || this.stateName === "paused")) return;

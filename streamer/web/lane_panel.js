@@ -78,7 +78,7 @@ export class LanePanel {
     this.pill.textContent = `${SIGNS[state.tone]} ${state.label}`;
     if (this.advice.textContent !== state.advice) this.advice.textContent = state.advice;
     this.advice.hidden = !state.advice;
-    this.frameBox.hidden = state.tone === "bad" && this.lane.seconds < 1; // nothing to see
+    this.frameBox.hidden = this.partial.hidden = state.tone === "bad" && this.lane.seconds < 1; // nothing to see
     const { pause, stop, flush } = this.buttons;
     if (stop) {
       const waits = ["unreachable", "full", "broken"].includes(stateName);

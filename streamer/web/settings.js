@@ -14,12 +14,13 @@ export const DEFAULTS = {
   silence_ms: 800,
   max_segment_s: 20,
   threshold: 0.5,
+  speakers: false,
   span_s: 10,
   theme: "auto",
   audible: true,
   shortcuts: true,
 };
-const ON_THE_SERVER = ["context", "left_ms", "chunk_ms", "right_ms", "beam", "hotwords", "silence_ms", "max_segment_s", "threshold"];
+const ON_THE_SERVER = ["context", "left_ms", "chunk_ms", "right_ms", "beam", "hotwords", "silence_ms", "max_segment_s", "threshold", "speakers"];
 const FRAME_MS = 20;
 
 // "new york:2" is a phrase and the bonus of its letters.
@@ -47,6 +48,7 @@ export function onTheWire(values, ready = null) {
     speech: { start_probability: start, stay_probability: Math.round(start * 70) / 100 },
     decoding: beam ? { method: "beam", beam_width: beam, hotwords } : { method: "greedy", hotwords: [] },
   };
+  if (values.speakers) wire.speakers = { enabled: true };
   const durations = [values.left_ms, values.chunk_ms, values.right_ms];
   if (durations.some((ms) => ms !== "")) {
     const own = (ready?.context ?? "250,32,8").split(",");
@@ -123,7 +125,12 @@ export class Settings extends EventTarget {
   }
 
   // What the server has to choose from. Contexts are shown by their chunk and what they look ahead.
-  offer({ model, contexts = {} }) {
+  offer({ model, contexts = {}, speakers = null }) {
+    const field = this.form.elements.speakers;
+    if (field && speakers === false) {
+      field.checked = this.values.speakers = false;
+      field.disabled = true;
+    }
     this.form.querySelector("#model").textContent = model;
     const select = this.form.elements.context;
     const names = Object.entries(contexts).map(([name, frames]) => {

@@ -4,8 +4,11 @@
 // clock starts anew, and `origin` says where on the lane's clock that is.
 
 import { RATE, RowRing } from "./rings.js";
+import { speakersOf } from "./turns.js";
 
 const DRAWN_S = 60; // what can still be drawn
+const SAME_TURN = RATE; // pauses within what one speaker says are drawn over
+const LONGEST_TURN = 6 * RATE; // then the name stands there again
 const MOST_SPANS = 400; // of speech, that are kept for drawing
 const SEEN = 0.02; // a change of confidence that can be seen
 const MOST_FINALS = 200; // drawn ones and a few more; the transcript keeps its own
@@ -14,7 +17,7 @@ export class Timeline {
   constructor() {
     this.origin = 0;
     this.speech = []; // {start, end}; an open one has the end null
-    this.finals = []; // {id, text, start, end, reason, words, speaker}
+    this.finals = []; // {id, text, start, end, reason, words, speakers}
     this.speakers = []; // {speaker, start, end, confidence}
     this.partial = null; // {stable, unstable, words}
     this.listeners = new Set();
@@ -119,7 +122,7 @@ export class Timeline {
         changed = Math.min(changed, start, old?.start ?? Infinity);
       }
       const kept = same ? old : { text: word.text, start };
-      return Object.assign(kept, { end, confidence: word.confidence, stable });
+      return Object.assign(kept, { end, confidence: word.confidence, stable, speaker: word.speaker || null });
     });
     if (before.length > now.length) changed = Math.min(changed, before[now.length].start);
     if (changed < Infinity) this.#changed(changed);
@@ -133,19 +136,19 @@ export class Timeline {
       end: this.samples(event.end_s),
       confidence: event.confidence,
     };
-    this.speakers.push(span);
+    const last = this.speakers.at(-1);
+    const same = last?.speaker === span.speaker && span.start - last.end < SAME_TURN && span.end - last.start < LONGEST_TURN;
+    if (same) last.end = span.end;
+    else this.speakers.push(span);
     if (this.speakers.length > MOST_SPANS) this.speakers.shift();
-    this.#changed(span.start);
-    for (const final of this.finals.slice(-5)) {
-      if (span.start < final.end && span.end > final.start) final.speaker = span.speaker;
-    }
+    this.#changed(this.speakers.at(-1).start);
   }
 
   #final(event) {
     const [start, end] = [this.samples(event.start_s), this.samples(event.end_s)];
-    const speaker = this.speakers.findLast((span) => span.start < end && span.end > start)?.speaker ?? null;
     this.count += 1;
-    const final = { id: this.count, text: event.text, start, end, reason: event.reason, speaker, words: this.#words(event.words, Infinity) };
+    const words = this.#words(event.words, Infinity);
+    const final = { id: this.count, text: event.text, start, end, reason: event.reason, speakers: speakersOf(words), words };
     this.finals.push(final);
     if (this.finals.length > MOST_FINALS) {
       this.finals.shift();

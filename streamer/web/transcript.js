@@ -5,6 +5,7 @@ import { clock } from "./lane_view.js";
 import { hear } from "./playback.js";
 import { RATE } from "./rings.js";
 import { FORMATS, transcriptFile } from "./transcript_files.js";
+import { turns } from "./turns.js";
 import { DOUBTFUL, spoken } from "./word_rows.js";
 
 const MOST_SHOWN = 200; // sentences on the page; older ones are found by search and are in saved files
@@ -50,7 +51,7 @@ export class Transcript {
 
   #matches(entry) {
     const wanted = this.search.value.trim().toLowerCase();
-    return !wanted || `${entry.lane} ${entry.speaker ?? ""} ${entry.text}`.toLowerCase().includes(wanted);
+    return !wanted || `${entry.lane} ${entry.speakers.join(" ")} ${entry.text}`.toLowerCase().includes(wanted);
   }
 
   #counted(found = null) {
@@ -70,13 +71,17 @@ export class Transcript {
 
   #append(entry) {
     const near = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 60;
-    const words = entry.words.map((word) => this.#word(word));
-    const who = [this.lanes.size > 1 ? entry.lane : "", entry.speaker ?? ""].filter(Boolean).join(" · ");
+    const who = this.lanes.size > 1 ? entry.lane : "";
+    // whose words they are stands before each turn
+    const words = turns(entry.words).flatMap((turn) => [
+      ...(turn.speaker ? [element("span", { class: "speaker" }, `${turn.speaker}:`), " "] : []),
+      ...turn.words.flatMap((word) => [this.#word(word), " "]),
+    ]);
     const item = element(
       "li",
       { class: "final" },
       element("span", { class: "when" }, `${clock(entry.start / RATE)}${who ? ` ${who}` : ""} `),
-      element("span", { class: "words" }, ...words.flatMap((word) => [word, " "])),
+      element("span", { class: "words" }, ...words),
     );
     item.entry = entry;
     this.list.append(item);

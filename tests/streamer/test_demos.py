@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -70,6 +71,23 @@ def test_captions(recording, said, tmp_path):
     assert shown.split() == " ".join(said).split()
     assert all(len(line) <= 42 for line in shown.splitlines())
     assert [path.name for path in tmp_path.iterdir()] == ["now.txt"]
+
+
+def test_speaker_gate(audio_folder, tmp_path):
+    """Enrolled from what one of three speakers says, only his two groups of words are transcribed."""
+    recording = audio_folder / "digits_and_commands.flac"
+    samples, rate = soundfile.read(recording, dtype="int16")
+    his = np.concatenate([samples[: round(4.2 * rate)], samples[9 * rate : round(13.9 * rate)]])
+    soundfile.write(tmp_path / "voice.wav", his, rate)
+    out = run("speaker_gate.py", tmp_path / "voice.wav", "--file", recording, folder=tmp_path)
+    shown = re.findall(r"^ +([\d.]+)  ([a-z' ]+)$", out, re.M)
+    heard = " ".join(text for _, text in shown).split()
+    assert len(heard) >= 6
+    assert all(float(at) < 4.2 or 9 < float(at) < 13.9 for at, _ in shown), out
+    assert not {"left", "stop", "up", "off"} & set(heard), out
+    others = re.findall(r"^ +([\d.]+)  \(([\d.]+) s of somebody else\)$", out, re.M)
+    assert any(4.2 < float(at) < 9 for at, _ in others)
+    assert any(float(at) > 14.5 for at, _ in others)
 
 
 def test_captions_go_after_silence():

@@ -164,6 +164,28 @@ def test_a_file_says_what_a_session_says(visit, server, recording, speech, lane,
     assert page.locator(".lane-name").text_content() == recording.name
 
 
+def test_speakers_are_told(visit, server, recording, lane, until):
+    """Two people: their names are in the lane, before their words in the transcript, and in saved files."""
+    page = visit(server.url)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Tell speakers apart").check()
+    page.locator("#file").set_input_files(recording)
+    until(page, "lane.stateName === 'ended'")
+    spans = lane(page, "lane.timeline.speakers")
+    assert {"speaker 1", "speaker 2"} <= {span["speaker"] for span in spans}
+    assert all(0 <= span["start"] < span["end"] <= 9.3 * 16_000 for span in spans)
+    finals = lane(page, "lane.timeline.finals")
+    assert finals[0]["speakers"] == ["speaker 1"]
+    assert "speaker 2" in finals[1]["speakers"]
+    assert page.locator("#finals li").first.locator(".speaker").all_text_contents() == ["speaker 1:"]
+    text = page.evaluate(
+        "import('/web/transcript_files.js').then(({ transcriptFile }) =>"
+        " transcriptFile('txt', wavlmLive.transcript.finals))"
+    )
+    assert "speaker 1: " in text
+    assert "speaker 2: " in text
+
+
 def test_what_was_said_survives_a_restart_of_the_server(
     visit, start_server, recording, speech, lane, until, recogniser
 ):

@@ -164,7 +164,7 @@ FINALS = [
         "start": 16_000,
         "end": 40_000,
         "reason": "silence",
-        "speaker": None,
+        "speakers": [],
         "words": [
             {"text": "zero", "start": 16_000, "end": 20_000, "confidence": 0.9},
             {"text": "one", "start": 24_000, "end": 28_000, "confidence": 0.4},
@@ -178,10 +178,10 @@ FINALS = [
         "start": 3600 * 16_000,
         "end": 3620 * 16_000,
         "reason": "end",
-        "speaker": "Ada",
+        "speakers": ["Ada"],
         "words": [
-            {"text": "x", "start": 3600 * 16_000 + n * 5000, "end": 3600 * 16_000 + n * 5000 + 3000, "confidence": 0.8}
-            for n in range(60)
+            {"text": "x", "start": at, "end": at + 3000, "confidence": 0.8, "speaker": "Ada"}
+            for at in range(3600 * 16_000, 3600 * 16_000 + 60 * 5000, 5000)
         ],
     },
 ]
@@ -210,6 +210,34 @@ def test_transcripts_as_files(run):
     document = json.loads(files["json"])
     assert document["segments"][0]["words"][1] == {"text": "one", "start_s": 1.5, "end_s": 1.75, "confidence": 0.4}
     assert sum(" ".join(cue.split("\n")[2:]).split().count("x") for cue in cues[1:]) == 60
+
+
+def test_turns_of_speakers_are_in_every_file(run):
+    """Two people in one sentence; of the first word nobody knows who said it."""
+    said = [("now", None), ("yes", "Ada <1>"), ("no", "speaker 2"), ("so", None), ("well", "Ada <1>")]
+    words = [
+        {"text": text, "start": n * 8000, "end": n * 8000 + 6000, "confidence": 0.9, "speaker": speaker}
+        for n, (text, speaker) in enumerate(said)
+    ]
+    final = {"lane": "a", "text": "now yes no so well", "start": 0, "end": 48_000, "reason": "silence",
+             "speakers": ["Ada <1>", "speaker 2"], "words": words}  # fmt: skip
+    txt, srt, vtt, document = run(
+        "const { transcriptFile } = await load('transcript_files');"
+        "return ['txt', 'srt', 'vtt', 'json'].map((format) => transcriptFile(format, [given[0]]));",
+        final,
+    )
+    assert [line.split("] ")[1] for line in txt.splitlines()] == [
+        "Ada <1>: now yes",
+        "speaker 2: no so",
+        "Ada <1>: well",
+    ]
+    assert [cue.split("\n")[2] for cue in srt.strip().split("\n\n")] == [
+        "Ada <1>: now yes", "speaker 2: no so", "Ada <1>: well"
+    ]  # fmt: skip
+    assert "<v Ada &lt;1&gt;>now yes" in vtt
+    assert "<v speaker 2>no so" in vtt
+    told = [word.get("speaker") for word in json.loads(document)["segments"][0]["words"]]
+    assert told == [speaker for _, speaker in said]
 
 
 def test_metrics_are_read(run, server):
