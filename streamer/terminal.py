@@ -167,6 +167,27 @@ class Terminal:
         if self._region is not None:
             self._region.draw(lines)
 
+    @contextmanager
+    def whole_screen(self) -> Iterator[None]:
+        """Draw on a screen of its own, which is gone at the end; what was on the screen before comes back."""
+        if self._region is None:
+            yield
+            return
+        write = self.console.file.write
+        write("\x1b[?1049h\x1b[2J\x1b[H")
+        try:
+            yield
+        finally:
+            self.erase()
+            write("\x1b[?1049l")
+            self.console.file.flush()
+
+    def clear(self) -> None:
+        """Within `whole_screen`: forget what was drawn, as after a change of the screen's size."""
+        if self._region is not None:
+            self._region.erase()
+            self.console.file.write("\x1b[2J\x1b[H")
+
     def results(self) -> TextIO:
         """Stdout as a stream for writers, see `ResultStream`."""
         return cast(TextIO, ResultStream(self))

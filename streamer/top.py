@@ -136,29 +136,31 @@ def top(request: TopRequest, terminal: Terminal, interruption: Interruption) -> 
     history: deque[Figures] = deque([ask(url, request.key)], maxlen=60)
     sessions = ask_sessions(sessions_url, request.key)
     silent = ""
-    rounds = 0
-    while interruption.signal is None:
-        if terminal.live:
-            # what is higher than the screen cannot be redrawn
-            terminal.draw(_picture(history, sessions, silent, url, terminal, terminal.height - 1))
-        else:
-            for line in [silent] if silent else [plain_line(history), *plain_sessions(sessions)]:
-                terminal.results().write(line + "\n")
-        rounds += 1
-        if request.rounds is not None and rounds >= request.rounds:
-            break
-        if _rest(request.every_s, interruption):
-            break
-        try:
-            history.append(ask(url, request.key))
-            sessions = ask_sessions(sessions_url, request.key)
-            silent = ""
-        except ServerSilent as error:
-            silent = str(error)
+    with terminal.whole_screen():
+        rounds, size = 0, (terminal.width, terminal.height)
+        while interruption.signal is None:
+            if terminal.live:
+                if size != (terminal.width, terminal.height):
+                    terminal.clear()
+                    size = terminal.width, terminal.height
+                # what is higher than the screen cannot be redrawn
+                terminal.draw(_picture(history, sessions, silent, url, terminal, terminal.height - 1))
+            else:
+                for line in [silent] if silent else [plain_line(history), *plain_sessions(sessions)]:
+                    terminal.results().write(line + "\n")
+            rounds += 1
+            if request.rounds is not None and rounds >= request.rounds:
+                break
+            if _rest(request.every_s, interruption):
+                break
+            try:
+                history.append(ask(url, request.key))
+                sessions = ask_sessions(sessions_url, request.key)
+                silent = ""
+            except ServerSilent as error:
+                silent = str(error)
     if terminal.live:
-        lines = _picture(history, sessions, silent, url, terminal, 1000)
-        terminal.erase()
-        for line in lines:
+        for line in _picture(history, sessions, silent, url, terminal, 1000):
             terminal.results().write(line.plain.rstrip() + "\n")
     return 0
 

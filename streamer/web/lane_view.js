@@ -23,6 +23,12 @@ export function clock(seconds) {
   return h ? `${h}:${String(m).padStart(2, "0")}:${String(s).padStart(2, "0")}` : `${m}:${String(s).padStart(2, "0")}`;
 }
 
+// A speaker where there is no room for a name.
+function initials(speaker) {
+  if (speaker === "unknown") return "?";
+  return /^speaker (\d+)$/.exec(speaker)?.[1] ?? speaker.slice(0, 1);
+}
+
 export class LaneView {
   // frame: an element whose width follows the page; strip: in it, see Tiles. lane: {sound, spectrum, timeline, read}.
   constructor(frame, strip, lane, seconds = 10) {
@@ -212,7 +218,9 @@ export class LaneView {
       pen.strokeStyle = colours.ink;
       pen.strokeRect(left + 0.5, SPEAKERS.top + 0.5, right - left - 1, SPEAKERS.height - 1);
       pen.fillStyle = colours.ink;
-      pen.fillText(span.speaker, left + 4, SPEAKERS.top + SPEAKERS.height / 2 + 1, Math.max(1, right - left - 8));
+      const room = right - left - 8;
+      const name = this.rows.measure(pen, span.speaker) <= room ? span.speaker : initials(span.speaker);
+      if (this.rows.measure(pen, name) <= room + 4) pen.fillText(name, left + 4, SPEAKERS.top + SPEAKERS.height / 2 + 1);
     }
   }
 
