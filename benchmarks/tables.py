@@ -307,6 +307,8 @@ def of_kernels(table: Callable[[dict[str, Any]], tables_kernels.Table]) -> Calla
         return f"{grid(head, rows)}\n\n{note}"
 
     return made
+
+
 def first_words(result: dict[str, Any]) -> str:
     """Seconds of a new user's path."""
     paths = result["paths"]

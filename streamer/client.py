@@ -16,7 +16,6 @@ import random
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from ssl import SSLCertVerificationError
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +28,7 @@ from ..model.errors import StreamError, WavLMLiveError
 from .events import Event
 from .protocols.audio import AudioFormat, encoded
 from .protocols.native_client import ClientStream, ServerRefused
+from .retry import Retry
 
 T = TypeVar("T")
 Sound = np.ndarray | bytes
@@ -42,17 +42,6 @@ MOST_WAITING_S = 10.0
 
 class ConnectionFailed(WavLMLiveError):
     """No server could be reached for too long."""
-
-
-@dataclass(frozen=True)
-class Retry:
-    """How stubborn a client is."""
-
-    first_s: float = 0.2
-    """Pause before the first new try; each one after it is twice as long."""
-    longest_s: float = 5.0
-    give_up_s: float = 60.0
-    """So long without a connection, and the client gives up; 0: it does not try again."""
 
 
 class AsyncClient:
