@@ -131,8 +131,8 @@ def shear_rows(rel: Tensor, offsets: Tensor, most: int, low: int, columns: int) 
         columns: of the result.
 
     Returns:
-        `[heads, rows, columns]`, entry (r, c) the bias of distance `low + c - offsets[r]`; beyond the ends of `rel`
-        its last value.
+        `[heads, rows, columns]`, contiguous, entry (r, c) the bias of distance `low + c - offsets[r]`; beyond the ends
+        of `rel` its last value.
     """
     reach = rel.shape[1] // 2
     before = max(0, -(low - most) - reach)
@@ -141,6 +141,8 @@ def shear_rows(rel: Tensor, offsets: Tensor, most: int, low: int, columns: int) 
     if before or after:
         rel = torch.cat([rel[:, :1].expand(heads, before), rel, rel[:, -1:].expand(heads, after)], 1)
     start = low + reach + before
+    # Neighbouring rows as `unfold(...).flip(1)` would be shorter, and wrong: its rows and columns have the same stride,
+    # and what flip, clone or another dtype make of such a view lies in memory column by column.
     if rel.device.type != "cpu":
         return rel.unfold(1, columns, 1)[:, start - offsets]
     rows = offsets.tolist()  # on the CPU whole rows are copied, which indexing does not do

@@ -70,7 +70,7 @@ def _forward(
     tiles = _bias_tiles(q, q.shape[1], left, chunk, right)
     if sheared.numel() == 0:
         sheared = tiles.shear(rel, q.dtype)
-    return kernel.forward(q, k, v, gate, sheared, lengths, seed, dropout, tiles)
+    return kernel.forward(q, k, v, gate, sheared.contiguous(), lengths, seed, dropout, tiles)
 
 
 def _forward_fake(
@@ -96,6 +96,7 @@ def _backward(
 
     if sheared.numel() == 0:
         sheared = _bias_tiles(q, q.shape[1], left, chunk, right).shear(rel, q.dtype)
+    sheared = sheared.contiguous()
     tiles = Tiles(q.shape[1], left, chunk, right, tile_rows(q.dtype))
     dq, dk, dv, dgate, delta = kernel.backward(grad, q, k, v, gate, sheared, lengths, seed, out, lse, dropout, tiles)
     drel = lse.new_empty(0)

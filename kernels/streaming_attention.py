@@ -66,7 +66,7 @@ def _forward(
 
     if sheared.numel() == 0:
         sheared = kernel.step_bias(rel, q.dtype, q.shape[1], keys.shape[2], q.shape[-1])
-    return kernel.forward(q, k, v, gate, sheared, *rest)
+    return kernel.forward(q, k, v, gate, sheared.contiguous(), *rest)
 
 
 def _forward_fake(

@@ -51,6 +51,7 @@ def test_shear_places_every_distance(seed, oracle):
     offsets = torch.tensor([0, 1, 2, 30, 31, 60])
     for low, columns in ((0, 1), (-40, 50), (-900, 1700)):
         got = shear_rows(rel, offsets, 60, low, columns)
+        assert got.is_contiguous()
         for r, offset in enumerate(offsets.tolist()):
             for c in range(0, columns, max(1, columns // 13)):
                 distance = max(-1000, min(1000, low + c - offset))

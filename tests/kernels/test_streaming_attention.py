@@ -263,3 +263,16 @@ def test_what_does_not_fit_is_told(oracle):
         streaming_attention(q, k, v, gate, rel, rings[0], rings[1][:, :, :5], 0, *counters)
     with pytest.raises(ValueError, match=r"committed has shape .* expected int32"):
         streaming_attention(q, k, v, gate, rel, *rings, 0, counters[0], counters[1].long(), counters[2])
+
+
+def test_a_bias_in_other_strides_is_read_as_what_it_is(seed, oracle, path):
+    streams = Streams(oracle, "no ring", torch.float32, torch.float32)
+    q, k, v, gate, table = oracle.inputs(2, streams.width, streams.heads, streams.size)
+    rel = relative_vector(table, streams.width, FARTHEST)
+    counters = integers([0, 1]), integers([0, 0]), integers([8, 8])
+    sheared = streaming_bias(rel, q, 0)
+    strange = sheared.transpose(1, 2).contiguous().transpose(1, 2)
+    both = [
+        streaming_attention(q, k, v, gate, rel, *streams.rings, 0, *counters, sheared=x) for x in (sheared, strange)
+    ]
+    assert torch.equal(*both)
