@@ -347,6 +347,54 @@ def dashboard(result: dict[str, Any]) -> str:
     return grid(head, rows) + f"\n\nChromium {result['browser']}, {result['lanes']} lanes, {result['rendering']}."
 
 
+def peer_pocketsphinx(result: dict[str, Any]) -> str:
+    """Word errors by corpus, and computing time, of pocketsphinx and of ours."""
+    names = list(result["rows"][0]["wer"])
+    rows = [[r["name"], r["words"], *(f"{r['wer'][n]:.1f}" for n in names)] for r in result["rows"]]
+    rows.append(["characters wrong, all", "", *(f"{result['rows'][-1]['cer'][n]:.1f}" for n in names)])
+    factors = result["realtime_factor"]
+    rows.append(["processor time by length of sound", "", *(f"{factors[n]:.3f}" for n in names)])
+    theirs = f"pocketsphinx {result['pocketsphinx']['version']}"
+    head = ["WER %", "words", *(n.replace("pocketsphinx", theirs) for n in names)]
+    return grid(head, rows) + f"\n\n{result['recordings']} recordings, {result['audio_s']:g} s."
+
+
+def live_diarization(result: dict[str, Any]) -> str:
+    """Diarization error with its parts, verification, activity and cost."""
+    rows = [
+        [
+            r["speakers"],
+            f"{r['der']:.1f}",
+            f"{r['missed']:.1f}",
+            f"{r['false_alarm']:.1f}",
+            f"{r['confusion']:.1f}",
+            f"{r['der_collar']:.1f}",
+            f"{r['der_one_label']:.1f}",
+            f"{r['labels_found']:g}",
+            f"{r['overlap']:.1f}",
+        ]
+        for r in result["rows"]
+    ]
+    head = [
+        "speakers", "DER %", "missed", "false alarm", "confusion", "DER %, collar 0.25 s", "one label for all",
+        "labels found", "overlapped frames %",
+    ]  # fmt: skip
+    pairs, spent = result["verification"], result["processor_time"]
+    checked = grid(
+        ["verification, stretches of 3 s", "EER %", "EER % within a corpus", "minDCF 0.01", "minDCF 0.05"],
+        [[
+            f"{pairs['speakers']} speakers, {pairs['trials']} trials", f"{pairs['eer']:.1f}",
+            f"{pairs['eer_within_corpus']:.1f}", f"{pairs['min_dcf_0.01']:.2f}", f"{pairs['min_dcf_0.05']:.2f}",
+        ]],
+    )  # fmt: skip
+    voiced = grid(
+        ["activity head", "area under ROC", "EER %", "frames right at 0.5, %"],
+        [[r["sound"], f"{r['auc']:.3f}", f"{r['eer']:.1f}", f"{r['right_at_0.5']:.1f}"] for r in result["activity"]],
+    )
+    cost = f"Processor time by length of sound: {spent['without']:.3f} without speakers, {spent['with']:.3f} with."
+    return f"{grid(head, rows)}\n\n{checked}\n\n{voiced}\n\n{cost}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "word_errors": word_errors,
     "stream_cost": stream_cost,
@@ -369,6 +417,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "attention_cpu": of_kernels(tables_kernels.attention_cpu),
     "cpu_step": of_kernels(tables_kernels.cpu_step),
     "front_end_cpu": of_kernels(tables_kernels.front_end_cpu),
+    "peer_pocketsphinx": peer_pocketsphinx,
+    "live_diarization": live_diarization,
 }
 
 

@@ -15,7 +15,15 @@ from typing import Annotated
 import typer
 
 from ..model.errors import OutputError, WavLMLiveError
-from . import classify, decoding_options, network_commands, options, speaker_options, voice_options, watch_command
+from . import (
+    classify_command,
+    decoding_options,
+    network_commands,
+    options,
+    speaker_options,
+    voice_options,
+    watch_command,
+)
 from .decoding_options import Decoding
 from .interrupts import Interrupted, Interruption
 from .options import Listening, UsageError
@@ -379,7 +387,7 @@ def evaluate(context: typer.Context) -> int:
 network_commands.register(app, _terminal, _with_signals)
 watch_command.register(app, _terminal, _with_signals)
 speaker_options.register(app, _terminal, _with_signals)
-classify.register(app, _terminal, _with_signals)
+classify_command.register(app, _terminal, _with_signals)
 
 if __name__ == "__main__":
     sys.exit(main())
