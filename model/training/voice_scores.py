@@ -26,7 +26,7 @@ from .scores import area, equal_error_rate, minimum_cost, operating_points, thin
 SPEECH_S = 3.0
 """Length of the stretches that are compared."""
 MOST_STRETCHES = 12
-"""Stretches of a speaker."""
+"""Most stretches of a speaker."""
 
 
 @torch.no_grad()
@@ -59,7 +59,9 @@ def vector_of(heads: VoiceHeads, frames: VoiceFrames, first: int = 0, last: int 
     return None if moments[0] < 15 else speaker.embedding(moments)
 
 
-def stretches(utterances: Sequence[Utterance], cache: SoundCache, seconds: float = SPEECH_S) -> list[tuple[str, np.ndarray]]:  # fmt: skip  # noqa: E501
+def stretches(
+    utterances: Sequence[Utterance], cache: SoundCache, seconds: float = SPEECH_S, most: int = MOST_STRETCHES
+) -> list[tuple[str, np.ndarray]]:
     """Name and sound of stretches of each speaker: long recordings cut, short ones joined; no recording in two."""
     found: list[tuple[str, np.ndarray]] = []
     for name, pool in sorted(by_speaker([u for u in utterances if u.speaker]).items()):
@@ -71,7 +73,7 @@ def stretches(utterances: Sequence[Utterance], cache: SoundCache, seconds: float
             if sum(map(len, parts)) >= 0.8 * seconds * RATE:
                 made.append(np.concatenate(parts)[: int(seconds * RATE)])
                 parts = []
-        found += [(name, wave) for wave in made[:MOST_STRETCHES]]
+        found += [(name, wave) for wave in made[:most]]
     return found
 
 

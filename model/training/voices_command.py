@@ -24,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder for heads.json and heads.safetensors (default: the model's)")
     parser.add_argument("--cache", help="folder of the decoded sound (default: a temporary one)")
     parser.add_argument("--context", default="250,32,8", help="streaming context of the figures")
-    parser.add_argument("--first-s", type=float, help="seconds of sound from which the sums of layers are learned")
-    parser.add_argument("--more-s", type=float, help="seconds of sound for the speaker head")
-    parser.add_argument("--steps", type=int, help="steps of the speaker head")
-    parser.add_argument("--first-steps", type=int, help="steps from which the sums of layers are learned")
-    parser.add_argument("--stretch-s", type=float, default=3.0, help="length of the stretches that are compared")
+    parser.add_argument("--first-s", type=float, help="seconds of conversations for the activity head")
+    parser.add_argument("--most-stretches", type=int, help="stretches of speech of each speaker")
+    parser.add_argument("--first-steps", type=int, help="steps of the activity head")
+    parser.add_argument(
+        "--stretch-s", type=float, default=3.0, help="length of the stretches that are learned from and compared"
+    )
     parser.set_defaults(run=train_voices)
 
 
@@ -46,7 +47,8 @@ def train_voices(args: argparse.Namespace) -> None:
 
     path = bundled_path(args.model) if args.model in bundled_names() else args.model
     out = args.out if args.out and args.out not in bundled_names() else path
-    given = {"first_s": args.first_s, "more_s": args.more_s, "steps": args.steps, "first_steps": args.first_steps}
+    given = {"first_s": args.first_s, "first_steps": args.first_steps, "most_stretches": args.most_stretches}
+    given["stretch_s"] = args.stretch_s
     settings = VoiceSettings(**{name: value for name, value in given.items() if value is not None})
     model = WavLMForCTC.from_pretrained(path).wavlm.eval()
     with tempfile.TemporaryDirectory() as temporary:
@@ -57,7 +59,6 @@ def train_voices(args: argparse.Namespace) -> None:
             raise ConfigurationError("the manifest has no recording of the split train")
         noises = [cache.wave(key) for key in noise_keys]
         heads = train_heads(model, data["train"], cache, noises, settings)
-        heads.about = {"training_speech_s": settings.first_s + settings.more_s}
         heads.save(out)  # before anything is measured: what was trained is not lost
         context = StreamingContext.parse(args.context)
         figures: dict[str, Any] = {"context": args.context, "stretch_s": args.stretch_s}
