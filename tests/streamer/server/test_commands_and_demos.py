@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_connect_and_its_errors(process, wav, command):
     gone = command("connect", "ws://127.0.0.1:9/v1/stream", wav, "--give-up-s", "0", model=False)
     assert gone.code == 1
     assert "no connection" in gone.err
+
+
+def test_connect_on_a_screen(process, wav, command, screen, monkeypatch):
+    """Level, voice, latency and real-time factor of a stream on the server; finals with their times stay."""
+    monkeypatch.setattr(sys, "stdout", screen.stream)
+    monkeypatch.setattr(sys, "stderr", screen.stream)
+    assert command("connect", process.url, wav, "--realtime", model=False).code == 0
+    rows = screen.lines()
+    assert re.match(r" 0:00  .*three", rows[0]), rows
+    assert re.search(r"latency \d+ ms", screen.raw)
+    assert re.search(r"real-time factor \d\.\d\d", screen.raw)
+    assert "speech" in screen.raw
+    assert "silence" in screen.raw
 
 
 def test_serve_refuses_to_be_open_by_accident(command):
