@@ -33,8 +33,14 @@ class EncoderStream(Protocol):
     """Samples from one frame to the next."""
     receptive_samples: int
     """Samples of the first frame."""
-    heads: VoiceHeads | None
-    """Read the layers of every committed chunk of this stream; set before its first step."""
+
+    @property
+    def heads(self) -> VoiceHeads | None:
+        """Read the layers of every committed chunk of this stream; set before its first step."""
+        ...
+
+    @heads.setter
+    def heads(self, heads: VoiceHeads | None) -> None: ...
 
     @property
     def waiting_frames(self) -> int:
