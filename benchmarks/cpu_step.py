@@ -135,7 +135,8 @@ def names_of_linears(model: WavLMModel) -> list[str]:
 
 def quantised(model: WavLMModel) -> Way:
     """torch.ao's quantize_dynamic, int8."""
-    from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
+    from torch.ao.quantization import quantize_dynamic
+    from torch.ao.quantization.qconfig import default_dynamic_qconfig
 
     changed = copy.deepcopy(model)
     torch.backends.quantized.engine = "onednn"

@@ -98,13 +98,19 @@ class _Workspace:
     """`[1, heads, new frames, keys]`"""
 
 
-_kept = threading.local()
+class _Kept(threading.local):
+    """One workspace a type and thread."""
+
+    def __init__(self) -> None:
+        self.made: dict[torch.dtype, _Workspace] = {}
+
+
+_kept = _Kept()
 
 
 def _workspace(like: Tensor, products: bool, shape: tuple[int, int, int, int]) -> _Workspace:
     """This thread's, for a type and shape; the last shape's views are kept, the memory grows and stays."""
-    made: dict[torch.dtype, _Workspace] = _kept.__dict__
-    last = made.get(like.dtype)
+    last = _kept.made.get(like.dtype)
     if last is not None and last.shape == shape:
         return last
     heads, size, new, seen = shape
@@ -125,7 +131,7 @@ def _workspace(like: Tensor, products: bool, shape: tuple[int, int, int, int]) -
             k, v = (x.transpose(0, 1) for x in rows)
         scores = memory(before[2], 1, heads, new, seen)
         found = _Workspace(shape, rows, k.unsqueeze(0), v.unsqueeze(0), scores)
-    made[like.dtype] = found
+    _kept.made[like.dtype] = found
     return found
 
 
