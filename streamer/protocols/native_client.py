@@ -290,6 +290,7 @@ class ClientStream:
         if again and (ready.resumed == "new" or ready.bytes < first):
             raise ServerRefused("lost", f"it asks for sound from byte {ready.bytes}, and it is kept from {first} on")
         self._ready, self._connected, self._end_sent = ready, True, False
+        self.retry_after_s = None  # that was for this time
         self.reconnections += again
         self._sent_bytes, self._heard_bytes = ready.bytes, min(self._heard_bytes, ready.bytes)
         self._next, self._has_messages = 0, ready.messages

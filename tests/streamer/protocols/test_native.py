@@ -337,3 +337,12 @@ def test_a_stream_that_goes_on_changes_its_settings_from_where_they_were():
     assert p.received('{"type":"settings","settings":{"partial_hop_ms":500}}') == [
         Change(SessionSettings(activity=True, partial_hop_ms=500))
     ]
+
+
+def test_a_full_server_is_waited_for_once():
+    client = ClientStream()
+    full = {"type": "problem", "seq": 0, "code": "overloaded", "message": "full", "fatal": True, "retry_after_s": 5.0}
+    assert client.received(json.dumps(full)) == []
+    assert client.retry_after_s == 5.0
+    begin(client)
+    assert client.retry_after_s is None
