@@ -14,15 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import tables_kernels
+from tables_of_server import TABLES as OF_SERVER
+from tables_of_server import grid
 
 HERE = Path(__file__).resolve().parent
 PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
-
-
-def grid(head: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table, the first column left, the others right."""
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
 
 
 def source(result: dict[str, Any]) -> str:
@@ -419,6 +415,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "front_end_cpu": of_kernels(tables_kernels.front_end_cpu),
     "peer_pocketsphinx": peer_pocketsphinx,
     "live_diarization": live_diarization,
+    **OF_SERVER,
 }
 
 
