@@ -170,12 +170,12 @@ def main() -> None:
         for clients in arguments.clients:
             rows.append(run(url, server, sound, clients, arguments.seconds))
             print(rows[-1], flush=True)
+            machine.write("server", {"seconds": arguments.seconds, "threads": arguments.threads, "rows": rows})
             if rows[-1]["refused"]:
                 break
     finally:
         process.terminate()
         process.wait()
-    machine.write("server", {"seconds": arguments.seconds, "threads": arguments.threads, "rows": rows})
 
 
 if __name__ == "__main__":
