@@ -23,7 +23,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from wavlm_live.streamer import Recogniser
-from wavlm_live.streamer.batcher import Batcher, BatcherRules
+from wavlm_live.streamer.admission import BatcherRules
+from wavlm_live.streamer.batcher import Batcher
 from wavlm_live.streamer.client import Client
 from wavlm_live.streamer.server.keys import make_key
 from wavlm_live.streamer.server.run import serve
@@ -35,6 +36,9 @@ FAKE = ("--use-fake-device-for-media-stream",)
 
 class Server:
     """A server in a thread."""
+
+    url: str
+    stop: Callable[[], None]
 
     def __init__(self, recogniser: Recogniser, rules: BatcherRules | None = None, **settings: object) -> None:
         started = threading.Event()
@@ -139,12 +143,9 @@ def states(launch: Callable[..., Browser], recogniser: Recogniser, folder: Path)
         return page
 
     allowed = "--use-fake-ui-for-media-stream"
-    for name, arguments, scheme in (
-        ("denied", (*FAKE, f"{allowed}=deny"), "dark"),
-        ("no_microphone", (allowed,), "light"),
-    ):
+    for name, arguments in (("denied", (*FAKE, f"{allowed}=deny")), ("no_microphone", (allowed,))):
         browser = launch(*arguments)
-        page = shown(browser, Server(recogniser), scheme)
+        page = shown(browser, Server(recogniser), "dark" if name == "denied" else "light")
         page.locator("#microphone-start").click()
         wait(page, f"lane?.stateName === '{name}'")
         save_lane(page, folder / f"dashboard_{name}.png")

@@ -349,8 +349,9 @@ class LiveStream:
         while self._arrivals and self._arrivals[0][1] <= heard:
             self._heard_bytes = self._arrivals.popleft()[0]
         samples = self._point.origin_samples if self.audio.is_raw else 0
-        extra = {"heard_bytes": self._heard_bytes, "point": _plain(self._point)}
-        self.log.add(Acknowledged(samples), extra=extra | {"realtime_factor": round(self.figures[1], 4)})
+        extra: dict[str, object] = {"heard_bytes": self._heard_bytes, "point": _plain(self._point)}
+        extra["realtime_factor"] = round(self.figures[1], 4)
+        self.log.add(Acknowledged(samples), extra=extra)
         self._changed()
 
 
