@@ -163,10 +163,11 @@ def search(
             cost.sizes}, **(found or {"streams": 0})}  # fmt: skip
 
 
-def kept(rows: list[dict[str, object]], before: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Rows that were measured before and not again."""
+def together(rows: list[dict[str, object]], before: list[dict[str, object]]) -> list[dict[str, object]]:
+    """All rows in order: these, and those that were measured before and not again."""
     new = {(row["model"], row["chunk_ms"]) for row in rows}
-    return [row for row in before if (row["model"], row["chunk_ms"]) not in new]
+    old = [row for row in before if (row["model"], row["chunk_ms"]) not in new]
+    return sorted([*old, *rows], key=lambda row: (row["model"] == "base", row["chunk_ms"]))
 
 
 def main() -> None:
@@ -196,12 +197,18 @@ def main() -> None:
             needed = gflop_a_second(config, context)
             share = round(float(found["streams"]) * needed / peak, 3)
             moved = gb_a_second(config, context, found, weights, size) if "steps_a_second" in found else 0.0
-            row = {"model": name, "compute": recogniser.compute, "chunk_ms": chunk_ms, **found}
+            row = {
+                "model": name,
+                "compute": recogniser.compute,
+                "chunk_ms": chunk_ms,
+                "seconds": options.seconds,
+                **found,
+            }
             rows.append({**row, "gflop_a_second": round(needed, 2), "peak_gflops": round(peak), "share_of_peak": share})
             rows[-1] |= {"gb_a_second": round(moved, 2), "peak_gb": round(copied, 1)}
             rows[-1]["share_of_copying"] = round(moved / copied, 3)
             print(rows[-1], flush=True)
-            write("streams", {"clock": options.clock, "seconds": options.seconds, "rows": [*kept(rows, before), *rows]})
+            write("streams", {"clock": options.clock, "rows": together(rows, before)})
 
 
 if __name__ == "__main__":

@@ -240,6 +240,7 @@ def streams(result: dict[str, Any]) -> str:
             f"{r['model']}, {r['compute'].split(' (')[0]}",
             r["chunk_ms"],
             r["streams"],
+            f"{r['seconds']:g}",
             r.get("p50_ms", ""),
             r.get("p99_ms", ""),
             r.get("batch_mean", ""),
@@ -249,10 +250,10 @@ def streams(result: dict[str, Any]) -> str:
         for r in result["rows"]
     ]
     head = [
-        "model", "chunk ms", "streams held", "latency p50 ms", "p99 ms", "mean batch", "of peak arithmetic",
-        "of peak memory traffic",
+        "model", "chunk ms", "streams held", "simulated s", "latency p50 ms", "p99 ms", "mean batch",
+        "of peak arithmetic", "of peak memory traffic",
     ]  # fmt: skip
-    return grid(head, rows) + f"\n\n{result['seconds']:g} s of simulated time each. {clock_of(result)}"
+    return grid(head, rows) + f"\n\n{clock_of(result)}"
 
 
 def peers(result: dict[str, Any]) -> str:
