@@ -12,6 +12,7 @@ every frame as it comes. The cost is processor time of the same sound with speak
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import write
+from machine import RESULTS, write
 
 from wavlm_live.model.training.augment import add_noise
 from wavlm_live.model.training.conversations import Conversation, Conversations
@@ -42,6 +43,8 @@ COLLAR_FRAMES = 12
 ACTIVITY = SpeechRules(detector="head", words_need_voice=False)
 PLAIN = SessionSettings(partial_hop_ms=0, speech=SpeechRules(detector="model", words_need_voice=False))
 WHO = replace(PLAIN, speakers=SpeakerRules(enabled=True))
+PARTS = ("diarization", "verification", "activity", "cost")
+KEYS = {"diarization": "rows", "cost": "processor_time"} | {name: name for name in PARTS[1:3]}
 LEFT_OUT = ("speech_commands", "fsdd")
 """Single words: no conversation is made of them."""
 
@@ -147,7 +150,6 @@ def activity(recogniser: Recogniser, made: list[Conversation], noises: list[np.n
         }
         row["right_at_0.5"] = round(100 * float(((scores > 0.5) == speech).mean()), 1)
         rows.append(row)
-        print(row, flush=True)
     return rows
 
 
@@ -170,10 +172,12 @@ def main() -> None:
     parser.add_argument("--model", help="a folder in transformers' format (default: the bundled model)")
     parser.add_argument("--cache", help="folder for the decoded sound (default: a temporary one)")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--conversations", type=int, default=12)
+    parser.add_argument("--conversations", type=int, default=12, help="of 2 and of 3 speakers, each 60 s")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure this anew, and keep the rest of the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     sys.argv = ["benchmarks/live_diarization.py", "--manifest", "SPEECH/utterances.tsv"]
+    sys.argv += ["--conversations", str(options.conversations)]
     recogniser = Recogniser.load(options.model, "cpu", "auto")
     with tempfile.TemporaryDirectory() as temporary:
         data, cache, noises = load_data(
@@ -181,23 +185,25 @@ def main() -> None:
         )
         people = [u for u in data[options.split] if u.corpus not in LEFT_OUT]
         maker = Conversations(people, cache, seconds=60.0, turn_s=(2.0, 6.0), pause_s=(-0.2, 1.0))
-        rows = []
-        made: dict[int, list[Conversation]] = {}
-        for count in (2, 3):
-            made[count] = [
-                maker.draw(np.random.default_rng([9, count, n]), count) for n in range(options.conversations)
-            ]
-            rows.append(diarization(recogniser, made[count], count))
-            print(rows[-1], flush=True)
-        pairs = verification(recogniser, stretches(data[options.split], cache))
-        print(pairs, flush=True)
-        voiced = activity(recogniser, made[2][:6], [cache.wave(name) for name in noises])
-        spent = cost(recogniser, [one.wave for one in made[2][:3]])
-        print(spent, flush=True)
-    write(
-        "live_diarization",
-        {"split": options.split, "rows": rows, "verification": pairs, "activity": voiced, "processor_time": spent},
-    )
+        made = {
+            count: [maker.draw(np.random.default_rng([9, count, n]), count) for n in range(options.conversations)]
+            for count in (2, 3)
+        }
+        path = RESULTS / "live_diarization.json"
+        result = json.loads(path.read_text()) if options.only and path.is_file() else {}
+        result.pop("machine", None)
+        wanted = options.only or PARTS
+        if "diarization" in wanted:
+            result["rows"] = [diarization(recogniser, made[count], count) for count in made]
+        if "verification" in wanted:
+            result["verification"] = verification(recogniser, stretches(data[options.split], cache))
+        if "activity" in wanted:
+            result["activity"] = activity(recogniser, made[2][:3], [cache.wave(name) for name in noises])
+        if "cost" in wanted:
+            result["processor_time"] = cost(recogniser, [one.wave for one in made[2][:2]])
+    for name in wanted:
+        print(name, result[KEYS[name]], flush=True)
+    write("live_diarization", {"split": options.split, **result})
 
 
 if __name__ == "__main__":

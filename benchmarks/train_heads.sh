@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains both voice heads of an encoder and writes them beside it, or into another folder; about ten minutes of one core.
+# Trains both voice heads of an encoder and writes them beside it, or into another folder; some minutes of one core.
 #
 #     benchmarks/train_heads.sh ENCODER SPEECH [OUT]
 #
