@@ -256,7 +256,7 @@ class Segmenter:
         ahead = self._segments_ahead(logprobs)
         words = tuple(word for segment in ahead for word in segment)
         events = [event for segment in ahead for event in self._end(segment, "flush")]
-        if events:
+        if self._visible(words):  # given out, or left out for want of a voice: both are decided
             # Words that are complete among the committed frames cannot be read again.
             read = words[-1] in self.decoder.complete
             self._said = None if read else Said.of(words[len(self.decoder.complete) :])
@@ -363,7 +363,7 @@ class Segmenter:
 
     def _age(self, decoder: Decoder) -> int:
         """Frames since the first word of the segment begins, on any reading."""
-        words = self._visible(decoder.complete)
+        words = self._visible(decoder.words)  # one that had no voice at a flush is open still
         at = min(decoder.contested_samples, words[0].start_samples if words else decoder.contested_samples)
         at = max(at, self._said.end_samples) if self._said else at
         return decoder.frames - at // self.hop_samples
