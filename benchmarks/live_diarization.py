@@ -89,7 +89,7 @@ def diarization(recogniser: Recogniser, made: list[Conversation], speakers: int)
         events = stream(recogniser, one.wave, WHO)
         guess = guess_of(events, one.activity.shape[1])
         pairs.append((one.activity, guess))
-        alone.append((one.activity, guess.any(axis=0)[None]))
+        alone.append((one.activity, np.any(guess, axis=0, keepdims=True)))
         found.append(len({e.speaker for e in events if isinstance(e, Speaker) and e.speaker != "unknown"}))
     return {
         "speakers": speakers,
@@ -139,7 +139,7 @@ def activity(recogniser: Recogniser, made: list[Conversation], noises: list[np.n
                 sound = noisy / np.float32(max(1.0, float(np.abs(noisy).max()) / 0.99))
             events = stream(recogniser, sound, replace(PLAIN, speech=ACTIVITY, activity=True))
             probabilities = np.concatenate([e.probabilities for e in events if isinstance(e, Activity)])
-            speech = one.activity.any(axis=0)
+            speech = np.asarray(np.any(one.activity, axis=0))
             told.append(probabilities[: len(speech)])
             truth.append(speech[: len(told[-1])])
         scores, speech = np.concatenate(told), np.concatenate(truth)

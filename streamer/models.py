@@ -25,6 +25,8 @@ SMALL_FILES = (
     "preprocessor_config.json",
     "streaming.json",
     "decoding.json",
+    "heads.json",
+    "heads.safetensors",
     "README.md",
 )
 """What a model may have beside config.json and its weights."""

@@ -114,7 +114,7 @@ def encode(model: WavLMModel, made: Iterator[Conversation], contexts: Sequence[s
         hidden = model(inputs, context=context, output_hidden_states=True).hidden_states
         assert hidden is not None
         for row, one in enumerate(batch):
-            found.append(Frames(torch.stack([state[row].half() for state in hidden]), one.activity.any(axis=0)))
+            found.append(Frames(torch.stack([state[row].half() for state in hidden]), np.any(one.activity, axis=0)))
         batch.clear()
 
     for one in made:
