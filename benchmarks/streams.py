@@ -21,6 +21,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -120,8 +121,11 @@ def held(
             skipped_s += max(0.0, order[0][0] - now())
         while order[0][0] <= now():
             at_s, number = order.pop(0)
-            streams[number].paced_s = max(streams[number].paced_s, at_s - BLOCK_SAMPLES / 16_000)
-            streams[number].feed(noise[(fed[number] * 371) % 14_000 :][:BLOCK_SAMPLES])
+            stream = streams[number]
+            stream.feed(noise[(fed[number] * 371) % 14_000 :][:BLOCK_SAMPLES])
+            # it was there when it was spoken, though a step was being computed then and it is only handed over now
+            stream.orders[-1] = replace(stream.orders[-1], due_s=at_s)
+            stream.paced_s = at_s
             fed[number] += 1
             order.append((at_s + BLOCK_SAMPLES / 16_000, number))
             if len(order) > 1 and order[-1] < order[-2]:

@@ -270,7 +270,7 @@ def folder(result: dict[str, Any]) -> str:
         for r in result["rows"]
     ]
     head = ["model", "one by one, seconds of sound a second", "together", "ratio"]
-    return grid(head, rows) + f"\n\n{result['recordings']} recordings, {result['seconds']:g} s."
+    return grid(head, rows) + f"\n\n{result['recordings']} recordings, {result['seconds']:g} s. {clock_of(result)}"
 
 
 def long_session(result: dict[str, Any]) -> str:
