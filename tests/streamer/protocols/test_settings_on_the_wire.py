@@ -18,7 +18,7 @@ BASE = SessionSettings()
 OTHERS: dict[str, dict[str, Any]] = {
     "endpoint": {
         "silence_ms": 500, "by_voice": False, "blank_ms": 900, "max_segment_s": 9.5, "min_segment_s": 1.5,
-        "no_speech_ms": 900, "frame_ms": 10,
+        "no_speech_ms": 900,
     },
     "speech": {
         "detector": "both", "start_probability": 0.7, "stay_probability": 0.1, "min_speech_ms": 5,
@@ -40,7 +40,7 @@ def read(wanted: dict[str, Any], base: SessionSettings = BASE) -> SessionSetting
 
 def test_every_rule_of_pauses_and_voice_has_a_name_on_the_wire() -> None:
     for group, values in OTHERS.items():
-        assert set(values) == {f.name for f in fields(getattr(BASE, group))}
+        assert set(values) == {f.name for f in fields(getattr(BASE, group))} - set(SERVERS_OWN)
         for name, value in values.items():
             changed = read({group: {name: value}})
             assert getattr(getattr(changed, group), name) == value
