@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..model.errors import ConfigurationError, StreamError, WavLMLiveError
@@ -90,6 +90,10 @@ class LoadMeter:
         """`busy_s` ended now."""
         self._share = self.share(now_s) + busy_s / self._memory_s
 
+    def add_share(self, now_s: float, share: float) -> None:
+        """Another meter's share at this time counts here, too."""
+        self._share = self.share(now_s) + share
+
     def share(self, now_s: float) -> float:
         """From 0 to about 1."""
         if self._at_s is not None:
@@ -117,6 +121,15 @@ class Recent:
         else:
             self._values[self._next] = value
             self._next = (self._next + 1) % self._count
+
+    @classmethod
+    def together(cls, several: Sequence[Recent]) -> Recent:
+        """All values of several series."""
+        found = cls(max(1, sum(len(recent._values) for recent in several)))
+        for recent in several:
+            for value in recent._values:
+                found.add(value)
+        return found
 
     def percentiles(self, shares: Iterable[float]) -> tuple[float, ...]:
         """The values below which these shares lie; 0 where there are none."""

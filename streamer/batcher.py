@@ -7,31 +7,33 @@
         stream.finish()
         stream.wait()
 
-One thread owns the device. Again and again it takes the streams whose chunk is complete, those first whose result is
-due first, computes them in one step of the model, and hands each stream its frames. Provisional passes fill the time
-that is left. A batcher that was not started is driven by its caller with `settle`, in the caller's thread: one
-microphone or file needs no other.
+One thread owns the device; batchers of several models on one device take turns (`SharedDevice`). Again and again it
+takes the streams whose chunk is complete, those first whose result is due first, computes them in one step of the
+model, and hands each stream its frames. Provisional passes fill the time that is left. A batcher that was not started
+is driven by its caller with `settle`, in the caller's thread: one microphone or file needs no other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..model import StreamingContext
 from ..model.errors import StreamError
 from .admission import BatcherRules, Overloaded
 from .batched_stream import BatchedStream, Order, TakeEnd, TakeEvents
 from .batcher_group import Group
-from .batcher_statistics import BatcherStatistics
+from .batcher_statistics import BatcherStatistics, Tally
 from .batcher_work import BatcherWork
 from .calibration import calibrate
 from .events import SAMPLE_RATE, Problem
 from .recogniser import Recogniser
 from .saved_stream import SavedStream
 from .session import SessionSettings
+from .shared_device import Share, SharedDevice
 from .stream_slots import SlotEncoder
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Batcher(BatcherWork):
         recogniser: whose model computes.
         rules: what is promised, and what is given up first.
         clock: seconds that only grow; all deadlines are on it.
+        device: that it shares with batchers of other models; None: it has the device to itself.
 
     Raises:
         ConfigurationError: the model cannot stream.
@@ -58,13 +61,14 @@ class Batcher(BatcherWork):
         rules: BatcherRules | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        device: SharedDevice | None = None,
     ) -> None:
-        super().__init__(recogniser, rules or BatcherRules(), clock)
+        super().__init__(recogniser, rules or BatcherRules(), clock, device or SharedDevice())
         self._thread: threading.Thread | None = None
         self._closing = False
         self._refusal = ""  # why nobody is let in any more
-        self._opened = 0
         self.group_of(recogniser.contexts["default"])  # now, so that a model that cannot stream is told at once
+        self.device.join(Share(self._places, self._load, self.tally.late, self.tally.busy))
 
     def __enter__(self) -> Batcher:
         self.start()
@@ -106,8 +110,10 @@ class Batcher(BatcherWork):
             self.wake.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        for stream in list(self.streams):
-            self.end(stream, self.resumable(stream, "closed", message))
+        within = threading.current_thread() is self._thread  # which has its turn already
+        with contextlib.nullcontext() if within else self.device.turn():
+            for stream in list(self.streams):
+                self.end(stream, self.resumable(stream, "closed", message))
 
     def stop_admitting(self, reason: str = "the server is closing") -> None:
         """Refuse new streams from now on; those that are open go on."""
@@ -169,9 +175,17 @@ class Batcher(BatcherWork):
 
     def statistics(self) -> BatcherStatistics:
         """How it stands now."""
-        with self.lock:
-            queued = sum(stream.queued for stream in self.streams)
-            return self.tally.snapshot(self.clock(), len(self.streams), queued, self._load())
+        return Batcher.statistics_of([self])
+
+    @staticmethod
+    def statistics_of(batchers: Sequence[Batcher]) -> BatcherStatistics:
+        """How several of one device stand now, as if they were one."""
+        device, now_s = batchers[0].device, batchers[0].clock()
+        with device.lock:
+            tally = Tally.merged([batcher.tally for batcher in batchers], now_s)
+            open_now = sum(len(batcher.streams) for batcher in batchers)
+            queued = sum(stream.queued for batcher in batchers for stream in batcher.streams)
+            return tally.snapshot(now_s, open_now, queued, sum(batcher._load() for batcher in batchers))
 
     # Orders, under the lock ------------------------------------------------------------------------------
 
@@ -198,17 +212,21 @@ class Batcher(BatcherWork):
         """Share of the time that committing steps take, with one stream more in a group."""
         return sum(self.expected_load(group, group.streams + (group is extra)) for group in list(self.groups.values()))
 
+    def _places(self) -> int:
+        return sum(group.streams for group in self.groups.values())
+
     def _admit(self, settings: SessionSettings) -> tuple[Group, int]:
         """Take a place for one more stream: its group and its number."""
         group = self.group_of(self._context(settings))
         rules = self.rules
         with self.lock:
             reason = self._refusal
-            open_now = sum(g.streams for g in self.groups.values())
+            open_now = self.device.sessions
             if not reason and open_now >= rules.most_sessions:
                 reason = f"{open_now} streams are open, and this server takes {rules.most_sessions}"
             if not reason and open_now:
-                load, late_s = self._load(group), self.tally.late(self.clock())
+                load = self.device.load - self._load() + self._load(group)
+                late_s = self.device.late_s(self.clock())
                 if load > rules.most_load:
                     reason = (
                         f"{open_now} streams are open, and one more would take {load:.0%} of the time there is "
@@ -220,8 +238,8 @@ class Batcher(BatcherWork):
                 self.tally.refused += 1
                 raise Overloaded(reason, RETRY_S)
             group.streams += 1
-            self._opened += 1
-            return group, self._opened
+            self.device.opened += 1
+            return group, self.device.opened
 
     # The thread ------------------------------------------------------------------------------------------
 
@@ -232,9 +250,13 @@ class Batcher(BatcherWork):
                     self.wake.wait()
                 if self._closing:
                     return
-            try:
-                self.tick()
-            except Exception as error:
-                logger.exception("the batcher failed; all its streams are ended")
-                for stream in list(self.streams):
-                    self.end(stream, Problem("internal", f"the server failed: {error}; open a new stream", fatal=True))
+            with self.device.turn():
+                self._tick_safely()
+
+    def _tick_safely(self) -> None:
+        try:
+            self.tick()
+        except Exception as error:
+            logger.exception("the batcher failed; all its streams are ended")
+            for stream in list(self.streams):
+                self.end(stream, Problem("internal", f"the server failed: {error}; open a new stream", fatal=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .admission import LoadMeter, Recent
@@ -61,6 +62,10 @@ class BatcherStatistics:
 
 
 LATE_MEMORY_S = 5.0
+_COUNTS = (
+    "opened", "refused", "finished", "ended_overloaded", "ended_failed", "steps", "chunks", "provisional_steps",
+    "provisional", "provisional_dropped", "skipped", "samples", "busy_s",
+)  # fmt: skip
 
 
 class Tally:
@@ -98,6 +103,27 @@ class Tally:
     def late(self, now_s: float) -> float:
         """How late results come; of what is long ago nothing is known any more."""
         return self._late_s if now_s - self._late_at_s < LATE_MEMORY_S else 0.0
+
+    def busy(self, now_s: float) -> tuple[float, float]:
+        """Shares of the last seconds that committing steps and provisional passes took."""
+        return self.commit_load.share(now_s), self.look_load.share(now_s)
+
+    @classmethod
+    def merged(cls, tallies: Sequence[Tally], now_s: float) -> Tally:
+        """The tally of several batchers of one device, as it is now."""
+        if len(tallies) == 1:
+            return tallies[0]
+        found = cls()
+        for name in _COUNTS:
+            setattr(found, name, sum(getattr(tally, name) for tally in tallies))
+        found.batch_largest = max(tally.batch_largest for tally in tallies)
+        found.step_s = Recent.together([tally.step_s for tally in tallies])
+        found.latency_s = Recent.together([tally.latency_s for tally in tallies])
+        for tally in tallies:
+            found.commit_load.add_share(now_s, tally.commit_load.share(now_s))
+            found.look_load.add_share(now_s, tally.look_load.share(now_s))
+        found.came(now_s, max(tally.late(now_s) for tally in tallies))
+        return found
 
     def snapshot(self, now_s: float, sessions: int, queued_samples: int, load_expected: float) -> BatcherStatistics:
         """The counts as they are."""

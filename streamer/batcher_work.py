@@ -18,6 +18,7 @@ from .encoder import EncoderStep
 from .events import SAMPLE_RATE, Event, Problem, to_seconds
 from .recogniser import Recogniser
 from .saved_stream import SavedStream
+from .shared_device import SharedDevice
 from .stream_slots import Row, StreamSlots
 
 logger = logging.getLogger(__name__)
@@ -31,9 +32,11 @@ BREATH_S = 1.0
 class BatcherWork:
     """The part of `Batcher` that runs in its thread. `tick` is all of it, once."""
 
-    def __init__(self, recogniser: Recogniser, rules: BatcherRules, clock: Callable[[], float]) -> None:
-        self.recogniser, self.rules, self.clock = recogniser, rules, clock
-        self.lock = threading.RLock()
+    def __init__(
+        self, recogniser: Recogniser, rules: BatcherRules, clock: Callable[[], float], device: SharedDevice
+    ) -> None:
+        self.recogniser, self.rules, self.clock, self.device = recogniser, rules, clock, device
+        self.lock = device.lock
         self.wake = threading.Condition(self.lock)
         self.listed: list[BatchedStream] = []
         """Streams that have something new for the thread; under the lock."""
@@ -41,7 +44,6 @@ class BatcherWork:
         """Streams that are open; under the lock."""
         self.groups: dict[StreamingContext, Group] = {}
         self.tally = Tally()
-        self._looks_from_s = -1.0  # no provisional passes before
         self._ends_from_s = -1.0  # no stream is ended for lateness before
 
     @property
@@ -227,11 +229,11 @@ class BatcherWork:
 
     def _has_room(self) -> bool:
         """Whether there is time for provisional passes."""
-        now_s, tally = self.clock(), self.tally
-        if now_s < self._looks_from_s:
+        now_s = self.clock()
+        if now_s < self.device.looks_from_s:
             return False
-        left = self.rules.provisional_load - tally.commit_load.share(now_s)
-        return tally.look_load.share(now_s) < left
+        commit, look = self.device.busy(now_s)
+        return look < self.rules.provisional_load - commit
 
     def _leave_out(self, group: Group) -> None:
         streams, group.looking = list(group.looking), set()
@@ -281,7 +283,7 @@ class BatcherWork:
             if commit:
                 self.tally.came(now_s, late_s)
         if late_s > 0 and wanted:
-            self._looks_from_s = now_s + BREATH_S
+            self.device.looks_from_s = now_s + BREATH_S
         if late_s > self.rules.late_s and now_s >= self._ends_from_s:
             self._end_newest(now_s, late_s)
 
@@ -291,7 +293,7 @@ class BatcherWork:
         """End so many of the newest streams that the others can be computed in time."""
         with self.lock:
             streams = sorted(self.streams, key=lambda stream: -stream.number)
-            load = sum(self.expected_load(group, group.streams) for group in self.groups.values())
+            load = self.device.load
         share = min(0.5, max(0.05, 1 - self.rules.most_load / load if load > 0 else 0.0))
         for stream in streams[: max(1, round(share * len(streams)))]:
             stream.group.leave(stream)

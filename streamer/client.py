@@ -54,6 +54,7 @@ class AsyncClient:
         key: API key.
         retry: after a break.
         ssl: a context for `wss://`, where the system's certificates do not do.
+        model: name of one that the server offers; None: its default.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class AsyncClient:
         key: str | None = None,
         retry: Retry | None = None,
         ssl: Any = None,
+        model: str | None = None,
     ) -> None:
         self._urls = [_with_path(url) for url in ([urls] if isinstance(urls, str) else urls)]
-        self._stream = ClientStream(audio, settings)
+        self._stream = ClientStream(audio, settings, model=model)
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._retry = retry or Retry()
         self._tls = {} if ssl is None else {"ssl": ssl}  # None would mean no TLS, also for wss://
@@ -104,8 +106,7 @@ class AsyncClient:
             AudioError: samples of another type, or an encoding that takes bytes only.
             ServerRefused, ConnectionFailed: the stream is over.
         """
-        data = encoded(sound, self._stream.audio)
-        audio = self._stream.audio
+        data, audio = encoded(sound, self._stream.audio), self._stream.audio
         most = MOST_WAITING_S * (audio.rate * audio.frame_bytes if audio.is_raw else 64_000)
         while self._stream.waiting_bytes > most and self._alive:
             self._room.clear()

@@ -40,6 +40,8 @@ class ConnectRequest:
     realtime: bool
     partials: bool
     give_up_s: float
+    model: str | None = None
+    """Name of one that the server offers."""
 
 
 def connect(request: ConnectRequest, terminal: Terminal, interruption: Interruption) -> int:
@@ -72,7 +74,8 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
         if live and terminal.watched:
             writers = watched(writers, kind if request.output is None else None, terminal)
         deliver = deliverer(writers, view, partials=request.partials)
-        client = Client(request.url, settings, key=request.key, retry=Retry(give_up_s=request.give_up_s))
+        retry = Retry(give_up_s=request.give_up_s)
+        client = Client(request.url, settings, key=request.key, retry=retry, model=request.model)
         for event in client.transcribe(_blocks(source, request, interruption, gauges)):
             gauges.take(event, client.realtime_factor)
             if isinstance(event, Problem):

@@ -83,6 +83,15 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
             bool, typer.Option("--json-logs", help="A line of JSON on stderr for each event.")
         ] = False,
         model: options.Model = None,
+        also: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--also",
+                metavar="MODEL",
+                show_default=False,
+                help="A further model that clients may choose by name; again for more. `--model` stays the default.",
+            ),
+        ] = None,
         device: options.Device = "auto",
         context: options.Context = None,
         silence_ms: options.SilenceMs = 800,
@@ -106,7 +115,7 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
         request = ServeRequest(
             host, port, wyoming_port, api_keys, tls_certificate, tls_key, tuple(allow_origin or ()), open_to_all,
             most_sessions, log_text, json_logs, model, device, threads, context, silence_ms, max_segment_s,
-            partial_hop_ms, sleep_after_s, speakers, known_speakers,
+            partial_hop_ms, sleep_after_s, speakers, known_speakers, tuple(also or ()),
         )  # fmt: skip
         return run_server(request, terminal)
 
@@ -124,6 +133,10 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
             typer.Option(
                 "--key", show_default=False, help=f"API key. Better: {KEY_VARIABLE}, which no list of processes shows."
             ),
+        ] = None,
+        model: Annotated[
+            str | None,
+            typer.Option("--model", metavar="NAME", show_default=False, help="One of those that the server offers."),
         ] = None,
         format: options.FormatOption = None,
         output: options.Output = None,
@@ -164,7 +177,7 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
             settings["partial_hop_ms"] = 0
         request = ConnectRequest(
             url, file, microphone, input_device, key or os.environ.get(KEY_VARIABLE), settings, output,
-            None if format is None else format.value, channel, realtime, partials, give_up_s,
+            None if format is None else format.value, channel, realtime, partials, give_up_s, model,
         )  # fmt: skip
         return with_signals(lambda interruption: run(request, terminal, interruption))
 

@@ -6,12 +6,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ..model.errors import CheckpointError, ConfigurationError
 from .options import as_usage
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from .recogniser import Recogniser
+    from .session import SessionSettings
 
 KEYS_VARIABLE = "WAVLM_LIVE_API_KEYS"
 """API keys that the server lets in, parted by commas."""
@@ -44,6 +51,8 @@ class ServeRequest:
     """Tell speakers apart where the client does not say."""
     known_speakers: Path | None = None
     """Whose names clients may be told."""
+    also: tuple[str, ...] = ()
+    """Further models that clients may choose."""
 
 
 def dashboard_url(stream_url: str) -> str:
@@ -71,6 +80,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     from .server.run import Addresses, serve
     from .server.settings import ServerSettings
     from .session import SessionSettings
+    from .shared_device import SharedDevice
     from .speakers import SpeakerRules
 
     with as_usage():
@@ -98,7 +108,9 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
         torch.set_num_threads(request.threads)
     terminal.wait("Loading the model ...")
     recogniser = Recogniser.load(request.model, request.device, "auto")
+    further = [Recogniser.load(name, request.device, "auto") for name in request.also]
     with as_usage():
+        _all_different([recogniser, *further])
         session = SessionSettings(
             context=recogniser.context(request.context or "default"),
             partial_hop_ms=request.partial_hop_ms,
@@ -111,6 +123,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
         )
         if request.speakers or request.known_speakers is not None:  # told now, not when the first client comes
             recogniser.known_speakers(replace(session.speakers, enabled=True))
+    sessions = {other.name: session_of(other, session, request, terminal) for other in further}
     terminal.erase()
 
     def started(addresses: Addresses, stop: Callable[[], None]) -> None:
@@ -122,6 +135,33 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
             terminal.note(f"Wyoming on tcp://{addresses.host}:{addresses.wyoming_port}")
         terminal.note("Ctrl+C ends.")
 
-    with Batcher(recogniser, rules) as batcher:
-        asyncio.run(serve(batcher, replace(settings, session=session), started))
+    device = SharedDevice()
+    with ExitStack() as stack:
+        batchers = [stack.enter_context(Batcher(each, rules, device=device)) for each in (recogniser, *further)]
+        asyncio.run(serve(batchers, replace(settings, session=session, sessions=sessions), started))
     return 0
+
+
+def session_of(
+    recogniser: Recogniser, session: SessionSettings, request: ServeRequest, terminal: Terminal
+) -> SessionSettings:
+    """How streams of a further model listen: as the default's, in what this model can; what it cannot is told."""
+    try:
+        context = recogniser.context(request.context or "default")
+    except ConfigurationError:
+        context = recogniser.context()
+        terminal.warn(f"{recogniser.name} has no context {request.context!r}, so its streams begin with {context}")
+    speakers = session.speakers
+    if request.speakers or request.known_speakers is not None:
+        try:
+            recogniser.known_speakers(replace(speakers, enabled=True))
+        except (ConfigurationError, CheckpointError) as error:
+            terminal.warn(f"no speakers with {recogniser.name}: {error}")
+            speakers = replace(speakers, enabled=False, known_path=None)
+    return replace(session, context=context, speakers=speakers)
+
+
+def _all_different(recognisers: list[Recogniser]) -> None:
+    names = [recogniser.name for recogniser in recognisers]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"the model {', '.join(twice)} is named twice; give each once, by --model or --also")

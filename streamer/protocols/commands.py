@@ -57,6 +57,8 @@ class Open:
     resume: Resume | None = None
     key: str | None = None
     """An API key or ticket that came in the message, where a browser can set no header."""
+    model: str = ""
+    """Name of one that the server offers; empty: the server's default."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class DeepgramProtocol:
         if self._audio is None:
             return []
         self._opened = True
-        return [Open(self._settings, self._audio)]
+        return [Open(self._settings, self._audio, model=self._model)]
 
     def received(self, message: str | bytes) -> list[Command]:
         if self._finishing:
@@ -193,7 +193,7 @@ class DeepgramProtocol:
         if encoding is None:
             return self.failed("bad_audio", "name the encoding and sample_rate in the query, or send a container", 1008)
         self._opened = True
-        return [Open(self._settings, AudioFormat(encoding))]  # type: ignore[arg-type]
+        return [Open(self._settings, AudioFormat(encoding), model=self._model)]  # type: ignore[arg-type]
 
     def _configure(self, wanted: dict[str, Any]) -> list[Command]:
         keywords = wanted.get("keyterms")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,10 +24,13 @@ from .native_messages import (
     SettingsMessage,
     Start,
 )
-from .settings_of_clients import client_settings
+from .settings_of_clients import Contexts, client_settings
 
 BAD_MESSAGE, UNSUPPORTED, POLICY = 1007, 1003, 1008
 """Close codes (RFC 6455, section 7.4.1)."""
+
+OfferedModels = Callable[[str], tuple[Contexts, SessionSettings]]
+"""Contexts of the model of a name, and how its streams listen where their client says nothing."""
 
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 
@@ -38,13 +41,17 @@ class NativeProtocol:
     Args:
         contexts: turns the name or numbers of a streaming context into one, as `Recogniser.context`.
         settings: what a client changes.
+        models: the same two of an offered model, by its name; raises ConfigurationError, which lists the names.
     """
 
     name = "native"
 
-    def __init__(self, contexts: Any, settings: SessionSettings | None = None) -> None:
+    def __init__(
+        self, contexts: Contexts, settings: SessionSettings | None = None, models: OfferedModels | None = None
+    ) -> None:
         self._contexts = contexts
         self._settings = settings or SessionSettings()
+        self._models = models or _no_choice
         self._started = False
         self._ended = False
         self._last_seq = 0
@@ -103,9 +110,11 @@ class NativeProtocol:
                 self._ended = True
                 return [Finish()]
 
-    def goes_on(self, settings: SessionSettings) -> None:
-        """The stream listens so, whatever this connection's `start` said: later changes begin from there."""
+    def goes_on(self, settings: SessionSettings, model: str = "") -> None:
+        """The stream listens so, with this model, whatever this connection's `start` said; changes begin there."""
         self._settings = settings
+        if model:
+            self._contexts, _ = self._models(model)
 
     def _change(self, wanted: dict[str, Any]) -> list[Command]:
         """Other settings; those that cannot be are told and change nothing, and the stream goes on."""
@@ -118,13 +127,18 @@ class NativeProtocol:
     def _start(self, message: Start) -> list[Command]:
         if self._started:
             return self._refuse("started", "a second `start` came; one connection carries one stream")
+        if message.model is not None:
+            try:
+                self._contexts, self._settings = self._models(message.model)
+            except ConfigurationError as error:
+                return self._refuse("unknown_model", str(error))
         self._settings = client_settings(message.settings, self._settings, self._contexts)
         sound = message.audio
         audio = AudioFormat(sound.encoding, sound.rate, sound.channels)
         self._started = True
         if message.resume is not None:
             self._last_seq = message.resume.last_seq
-        return [Open(self._settings, audio, _resume(message.resume), message.key)]
+        return [Open(self._settings, audio, _resume(message.resume), message.key, message.model or "")]
 
     def _refuse(self, code: str, message: str) -> list[Command]:
         return self.failed(code, message, UNSUPPORTED if code == "not_started" else BAD_MESSAGE)
@@ -137,6 +151,10 @@ class NativeProtocol:
         if numbered.index is not None:
             wire["index"] = numbered.index
         return Send(msgspec.json.encode(wire).decode(), important=not isinstance(event, Partial))
+
+
+def _no_choice(name: str) -> tuple[Contexts, SessionSettings]:
+    raise ConfigurationError(f"there is no choice of models here, and {name!r:.80} was asked for; leave `model` out")
 
 
 def _resume(request: ResumeRequest | None) -> Resume | None:

@@ -85,10 +85,15 @@ class ClientStream:
         audio: how the sound is encoded.
         settings: for the server, as in the message `start`.
         key: API key or ticket to send in the message `start`; None where a header carries it.
+        model: name of one that the server offers; None: its default.
     """
 
     def __init__(
-        self, audio: AudioFormat | None = None, settings: Mapping[str, Any] | None = None, key: str | None = None
+        self,
+        audio: AudioFormat | None = None,
+        settings: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        model: str | None = None,
     ) -> None:
         self.audio = audio or AudioFormat()
         self.ended = False
@@ -99,6 +104,7 @@ class ClientStream:
         """When a full server wants to be asked again."""
         self._settings = dict(settings or {})
         self._key = key
+        self._model = model
         self._ready: ReadyMessage | None = None
         self._connected = False
         self._kept: deque[_Sound | _Control] = deque()  # what the server may need again, then what it has not got yet
@@ -167,6 +173,8 @@ class ClientStream:
         }
         if self._key is not None:
             start["key"] = self._key
+        if self._model is not None:
+            start["model"] = self._model
         if self._ready is not None:
             start["resume"] = {
                 "session": self._ready.session,

@@ -76,6 +76,8 @@ class Start(_Message, frozen=True, tag="start"):
     """Go on with a broken stream."""
     key: Annotated[str, Meta(max_length=500)] | None = None
     """API key or ticket, for those who can set no header."""
+    model: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
+    """One of the models that the server offers, by name; else its default."""
 
 
 class FlushMessage(_Message, frozen=True, tag="flush"):

@@ -112,6 +112,7 @@ class OpenAIRealtimeProtocol:
     def _update(self, event: dict[str, Any]) -> list[Command]:
         if isinstance(event.get("model"), str):
             self._vllm, self._turns = True, None
+            self._transcription["model"] = event["model"]
             self._format = {"type": "audio/pcm", "rate": SAMPLE_RATE}
             return []
         session = event.get("session")
@@ -170,7 +171,8 @@ class OpenAIRealtimeProtocol:
         if not self._open:
             self._open = True
             encoding, rate = FORMATS[self._format["type"]]
-            begin = [Open(self._settings(self._turns), AudioFormat(encoding, self._format.get("rate", rate)))]  # type: ignore[arg-type]
+            audio = AudioFormat(encoding, self._format.get("rate", rate))  # type: ignore[arg-type]
+            begin = [Open(self._settings(self._turns), audio, model=self._transcription["model"])]
         return [*begin, Audio(data)] if data else begin
 
     def _commit(self, event: dict[str, Any]) -> list[Command]:

@@ -141,17 +141,21 @@ def _endpoint(
 
 
 def _native(service: Service) -> MakeProtocol:
-    return lambda socket: NativeProtocol(service.batcher.recogniser.context, service.settings.session)
+    models = service.models
+    return lambda socket: NativeProtocol(models.default.recogniser.context, models.session(), models.choose)
 
 
 def _openai(service: Service) -> MakeProtocol:
-    return lambda socket: OpenAIRealtimeProtocol(service.settings.session, service.batcher.recogniser.name)
+    return lambda socket: OpenAIRealtimeProtocol(
+        service.settings.session, service.models.batcher(socket.query_params.get("model", "")).recogniser.name
+    )
 
 
 def _deepgram(service: Service) -> MakeProtocol:
     def make(socket: WebSocket) -> ServerProtocol:
         query = {name: socket.query_params.getlist(name) for name in socket.query_params}
-        return DeepgramProtocol(query, service.settings.session, service.batcher.recogniser.name)
+        model = service.models.batcher(socket.query_params.get("model", "")).recogniser.name
+        return DeepgramProtocol(query, service.settings.session, model)
 
     return make
 
@@ -177,7 +181,7 @@ async def _health(request: Request) -> Response:
 
 def _ready(service: Service) -> Callable:
     async def ready(request: Request) -> Response:
-        figures = service.batcher.statistics()
+        figures = service.models.statistics()
         ok = not service.draining and service.full is None
         state = "ready" if ok else "draining" if service.draining else "full"
         headers = {} if ok else {"retry-after": "5"}

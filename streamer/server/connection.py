@@ -233,9 +233,10 @@ class Connection:
                 await self._caught_up(held)
             how = "held" if held is not None else "replay"
             service.metrics.resumed.labels(how).inc()
-        live = held or LiveStream(
-            service.batcher, request, service.settings.limits, service.metrics, self._clock_samples
-        )
+        if not isinstance(self.protocol, NativeProtocol):
+            request = service.models.fitted(request)
+        batcher = service.models.batcher(request.model)
+        live = held or LiveStream(batcher, request, service.settings.limits, service.metrics, self._clock_samples)
         if held is None:
             service.metrics.streams.labels(self.protocol.name).inc()
         self.live = live
@@ -269,7 +270,7 @@ class Connection:
             self.service.hold(held, self.key or "")
             raise
         if isinstance(self.protocol, NativeProtocol):
-            self.protocol.goes_on(held.settings)
+            self.protocol.goes_on(held.settings, held.model)
 
     def _leave(self) -> None:
         """The connection is gone: the stream waits for its client, or ends."""

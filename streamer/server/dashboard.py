@@ -11,9 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ...model.errors import WavLMLiveError
 from ..events import to_seconds
-from ..recogniser import Recogniser
 from ..web import Pages
 from .app_access import address_of
 from .keys import credential_of
@@ -46,9 +44,8 @@ def dashboard(service: Service, origin_allowed: OriginRule) -> list[BaseRoute]:
         return Response(found.body, headers=found.headers)
 
     async def offer(request: Request) -> Response:
-        recogniser = service.batcher.recogniser
-        contexts = {name: str(context) for name, context in recogniser.contexts.items()}
-        return JSONResponse({"model": recogniser.name, "contexts": contexts, "speakers": _tells_speakers(recogniser)})
+        models = service.models.descriptions()
+        return JSONResponse({**models[0], "models": models})
 
     async def sessions(request: Request) -> Response:
         if not origin_allowed(service, request):
@@ -71,14 +68,6 @@ def dashboard(service: Service, origin_allowed: OriginRule) -> list[BaseRoute]:
     ]
 
 
-def _tells_speakers(recogniser: Recogniser) -> bool:
-    try:
-        recogniser.voice_heads()
-    except WavLMLiveError:
-        return False
-    return True
-
-
 def _row(service: Service, live: LiveStream, connected: bool, with_text: bool) -> dict[str, object]:
     """A session as operators see it: nothing by which its stream could be taken over."""
     sight = service.watchers.sight(live.token)
@@ -88,6 +77,7 @@ def _row(service: Service, live: LiveStream, connected: bool, with_text: bool) -
         "protocol": sight.protocol if sight else "",
         "age_s": round(sight.age_s, 1) if sight else 0.0,
         "connected": connected,
+        "model": live.model,
         "context": live.ready.context,
         "heard_s": round(to_seconds(live.samples_fed - live.queued_samples), 2),
         "waiting_s": round(to_seconds(live.queued_samples), 2),

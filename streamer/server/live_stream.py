@@ -52,6 +52,7 @@ class LiveStream:
     def __init__(
         self, batcher: Batcher, request: Open, limits: Limits, metrics: Metrics, clock_samples: int = 0
     ) -> None:
+        self.model = batcher.recogniser.name
         self.token = secrets.token_urlsafe(18)
         self.settings = request.settings
         self.audio = request.audio
@@ -138,7 +139,7 @@ class LiveStream:
 
     @property
     def number(self) -> int:
-        """Counts up with each stream of the server."""
+        """Counts up with each stream of the server, of whichever model."""
         return self._stream.number
 
     @property

@@ -8,18 +8,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.metrics_core import CounterMetricFamily
 
-from ..batcher import Batcher
 from ..events import Event, Final, Problem
+from .offered_models import OfferedModels
 
 
 class Metrics:
-    """Counters of one server, and the batcher's own figures.
+    """Counters of one server, and its batchers' own figures.
 
     Args:
-        batcher: whose figures are told.
+        models: whose figures are told: together, and some of them by model.
     """
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, models: OfferedModels) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
 
@@ -40,7 +40,7 @@ class Metrics:
         self.finals = counter("finals", "Final results.", "reason")
         self.throttled = counter("throttled", "Times that a client sent too fast and had to wait.")
         self.left_out = counter("left_out", "Activity events that were left out for slow readers.")
-        registry.register(_BatcherFigures(batcher))
+        registry.register(_BatcherFigures(models))
 
     def received(self, count: int) -> None:
         """Encoded sound came."""
@@ -89,15 +89,26 @@ _COUNTERS = {
 }
 
 
-class _BatcherFigures:
-    """The batcher's statistics, read when Prometheus asks."""
+_BY_MODEL = ("sessions", "latency_p50_ms", "latency_p99_ms", "load_expected", "refused", "steps", "audio_s", "busy_s")
 
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
+
+class _BatcherFigures:
+    """The batchers' statistics, read when Prometheus asks."""
+
+    def __init__(self, models: OfferedModels) -> None:
+        self._models = models
 
     def collect(self) -> Iterable[Metric]:
-        figures = self._batcher.statistics()
+        figures = self._models.statistics()
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"wavlm_live_batcher_{name}", text, value=getattr(figures, name))
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"wavlm_live_batcher_{name}", text, value=getattr(figures, name))
+        by_model = {name: batcher.statistics() for name, batcher in self._models.batchers.items()}
+        for name in _BY_MODEL:
+            text = (_GAUGES | _COUNTERS)[name]
+            kind = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+            family = kind(f"wavlm_live_model_{name}", f"Of each model: {text}", labels=["model"])
+            for model, own in by_model.items():
+                family.add_metric([model], getattr(own, name))
+            yield family

@@ -49,6 +49,8 @@ class Transcription:
     format: str
     stream: bool
     words: bool
+    model: str = ""
+    """As the client calls it; the default's where there is none of this name."""
 
 
 class Refused(WavLMLiveError):
@@ -79,7 +81,8 @@ def transcriptions(service: Service) -> Callable:
         await service.uploads.acquire()
         try:
             wanted = await _received(request, Path(files.name), service.settings.limits)
-            job = _Job(service.batcher, wanted.path, replace(service.settings.session, partial_hop_ms=0), service)
+            batcher, session = service.models.batcher(wanted.model), service.models.session(wanted.model)
+            job = _Job(batcher, wanted.path, replace(session, partial_hop_ms=0), service)
             if wanted.stream:
                 return StreamingResponse(_event_stream(job, leave), media_type="text/event-stream")
             finals = [event async for event in job.run() if isinstance(event, Final)]
@@ -90,7 +93,7 @@ def transcriptions(service: Service) -> Callable:
             leave()
             raise
         leave()
-        return _answer(wanted, finals, job.duration_s, service.batcher.recogniser.name)
+        return _answer(wanted, finals, job.duration_s, batcher.recogniser.name)
 
     return endpoint
 
@@ -135,7 +138,8 @@ async def _received(request: Request, folder: Path, limits: Limits) -> Transcrip
         granularities = form.getlist("timestamp_granularities[]")
         path = folder / "upload"
         await asyncio.to_thread(_write, file, path)
-        return Transcription(path, str(format), stream in ("true", "1"), "word" in granularities)
+        words, model = "word" in granularities, str(form.get("model", ""))
+        return Transcription(path, str(format), stream in ("true", "1"), words, model)
     finally:
         await form.close()
 

@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
@@ -93,20 +93,22 @@ def _no_false_alarm(record: logging.LogRecord) -> bool:
 
 
 async def serve(
-    batcher: Batcher, settings: ServerSettings, started: Callable[[Addresses, Callable[[], None]], None] | None = None
+    batchers: Batcher | Sequence[Batcher],
+    settings: ServerSettings,
+    started: Callable[[Addresses, Callable[[], None]], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until told to stop.
 
     Args:
-        batcher: started.
+        batchers: started; several of one device, the default model's first, or one.
         settings: of the server.
         started: is called when clients can connect, with the addresses and a function that stops the server.
 
     Raises:
         OutputError: an address is taken.
-        ConfigurationError: the TLS files cannot be used.
+        ConfigurationError: the TLS files cannot be used, or the batchers not together.
     """
-    service = Service(batcher, settings)
+    service = Service(batchers, settings)
     logging.getLogger("uvicorn.error").addFilter(_no_false_alarm)
     config = uvicorn.Config(
         create_app(service),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..batcher import Batcher
@@ -14,6 +15,7 @@ from .keys import KeyRing
 from .limits import Doorkeeper
 from .live_stream import LiveStream
 from .metrics import Metrics
+from .offered_models import OfferedModels
 from .settings import ServerSettings
 from .watching import Watchers
 
@@ -27,15 +29,19 @@ class Service:
     """The server apart from its sockets.
 
     Args:
-        batcher: started.
+        batchers: started; several of one device, the default model's first, or one.
         settings: of the server.
+
+    Raises:
+        ConfigurationError: batchers that cannot serve together.
     """
 
-    def __init__(self, batcher: Batcher, settings: ServerSettings) -> None:
-        self.batcher, self.settings = batcher, settings
+    def __init__(self, batchers: Batcher | Sequence[Batcher], settings: ServerSettings) -> None:
+        self.models = OfferedModels([batchers] if isinstance(batchers, Batcher) else batchers, settings)
+        self.settings = settings
         self.keys = KeyRing(settings.keys)
         self.doorkeeper = Doorkeeper(settings.limits)
-        self.metrics = Metrics(batcher)
+        self.metrics = Metrics(self.models)
         self.connections: set[Connection] = set()
         self.streams: dict[str, tuple[LiveStream, Connection]] = {}
         """Streams with a connection, by token."""
@@ -58,8 +64,8 @@ class Service:
     @property
     def full(self) -> float | None:
         """Seconds after which to come back, where no stream can be let in; None: there is room."""
-        figures = self.batcher.statistics()
-        if not self._held and figures.sessions >= self.batcher.rules.most_sessions:
+        figures = self.models.statistics()
+        if not self._held and figures.sessions >= self.models.default.rules.most_sessions:
             return 5.0
         return None
 
@@ -124,7 +130,8 @@ class Service:
     async def drain(self) -> None:
         """Let open streams get their last results, then close their connections; at most for `drain_s`."""
         self.draining = True
-        self.batcher.stop_admitting("the server is restarting")
+        for batcher in self.models.batchers.values():
+            batcher.stop_admitting("the server is restarting")
         for token in list(self._held):
             self._expire(token)
         end = asyncio.get_running_loop().time() + self.settings.drain_s

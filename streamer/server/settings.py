@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,6 +94,9 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
     session: SessionSettings = field(default_factory=SessionSettings)
     """How streams listen where their client does not say."""
+    sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
+    """The same for further models, by name; for those not named, as `session` in the model's own context, without
+    speakers."""
     log_text: bool = False
     """Write what was said into the log."""
     drain_s: float = 20.0

@@ -52,7 +52,7 @@ async def serve_wyoming(service: Service, host: str, port: int) -> asyncio.Serve
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
-        protocol = WyomingProtocol(service.settings.session, service.batcher.recogniser.name)
+        protocol = WyomingProtocol(service.settings.session, service.models.default.recogniser.name)
         gauge = service.metrics.connections.labels(protocol.name)
         gauge.inc()
         socket: Any = TcpSocket(reader, writer)

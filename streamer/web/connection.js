@@ -70,11 +70,11 @@ class Kept {
 }
 
 export class StreamConnection {
-  // url: of /v1/stream. key: API key or "". settings: as in the message `start`.
+  // url: of /v1/stream. key: API key or "". settings: as in the message `start`. model: one that the server offers, or "".
   // onEvent(event): of the stream, each once. onState(state, details): see states.js. onBegin(samples): a stream without
   // a past begins, at so many samples after the first that was handed in.
-  constructor({ url, key, settings, onEvent, onState, onBegin }) {
-    Object.assign(this, { url, key, settings, onEvent, onState, onBegin });
+  constructor({ url, key, settings, model = "", onEvent, onState, onBegin }) {
+    Object.assign(this, { url, key, settings, model, onEvent, onState, onBegin });
     this.lost = 0; // samples that were too old to be sent
     this.#fresh();
     this.base = 0; // samples before the stream began
@@ -137,6 +137,7 @@ export class StreamConnection {
     if (!this.resume) this.first = settings;
     const start = { type: "start", audio: { encoding: "pcm_s16le", rate: RATE, channels: 1 }, settings };
     if (this.key) start.key = this.key;
+    if (this.model) start.model = this.model;
     if (this.resume) start.resume = { ...this.resume, last_seq: this.lastSeq, finals: this.finals };
     this.socket.send(JSON.stringify(start));
   }

@@ -21,11 +21,11 @@ export const address = (path = "/v1/stream", base = location.href) => {
 };
 
 export class Lane extends EventTarget {
-  // source: of sources.js. url, key: of the server. settings: as on the wire, see settings.js.
+  // source: of sources.js. url, key: of the server. settings: as on the wire, see settings.js. model: by name, or "".
   // Events: "state", "final" (detail: the final), "partial", "problem" (detail: a sentence).
-  constructor({ source, url = address(), key = "", settings = {}, latency = null }) {
+  constructor({ source, url = address(), key = "", settings = {}, model = "", latency = null }) {
     super();
-    Object.assign(this, { source, url, key, settings, latency });
+    Object.assign(this, { source, url, key, settings, model, latency });
     this.sound = new SoundRing(HEARD_AGAIN_S);
     this.spectrum = new Spectrum(DRAWN_S);
     this.timeline = new Timeline();
@@ -97,6 +97,7 @@ export class Lane extends EventTarget {
       url: this.url,
       key: this.key,
       settings: this.settings,
+      model: this.model,
       onEvent: (event) => {
         this.timeline.origin = origin;
         this.#event(event);
@@ -155,12 +156,13 @@ export class Lane extends EventTarget {
     if (event.type === "partial" || final) this.dispatchEvent(new Event("partial"));
   }
 
-  // Listens with other settings from the next sound on. What the encoder sees, how wide a beam is and whether speakers are told
-  // apart cannot change within a stream: then the stream gives its last words and another one goes on.
-  change(settings) {
+  // Listens with other settings from the next sound on. The model, what the encoder sees, how wide a beam is and whether speakers
+  // are told apart cannot change within a stream: then the stream gives its last words and another one goes on.
+  change(settings, model = this.model) {
     const fixed = ({ context, decoding, speakers }) => JSON.stringify([context, decoding?.method, decoding?.beam_width, speakers]);
-    const another = fixed(settings) !== fixed(this.settings);
+    const another = model !== this.model || fixed(settings) !== fixed(this.settings);
     this.settings = settings;
+    this.model = model;
     if (!this.connection || !(this.running || this.stateName === "paused")) return;
     if (!another) {
       this.connection.change(settings);

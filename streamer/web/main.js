@@ -30,6 +30,8 @@ const transcript = new Transcript({
 const figures = new Figures(parts(["server", "latency", "split", "factor", "sessions", "batch", "dropped"]), latency, lanes, () => settings.key);
 let greeting = null; // the last `ready` of a server
 
+const wire = () => onTheWire(settings.values, settings.greeting(greeting));
+
 function note(text) {
   find("#note").textContent = text;
 }
@@ -56,7 +58,7 @@ function show(lane) {
 function greet(lane) {
   if (lane.ready && lane.ready !== greeting) {
     greeting = lane.ready;
-    settings.offer({ model: greeting.model });
+    if (!settings.models.length) settings.offer({ model: greeting.model });
     settings.listMicrophones();
   }
 }
@@ -68,7 +70,7 @@ function begin(source) {
     return null;
   }
   note("");
-  const lane = new Lane({ source, key: settings.key, settings: onTheWire(settings.values, greeting), latency });
+  const lane = new Lane({ source, key: settings.key, settings: wire(), model: settings.model, latency });
   show(lane);
   lane.start();
   return lane;
@@ -93,7 +95,7 @@ function openFiles(files) {
 }
 
 settings.addEventListener("server", () => {
-  for (const lane of lanes()) if (!lane.watched) lane.change(onTheWire(settings.values, greeting));
+  for (const lane of lanes()) if (!lane.watched) lane.change(wire(), settings.model);
 });
 settings.addEventListener("page", ({ detail }) => {
   if (detail === "span_s" || detail === "all") for (const panel of panels) panel.view.show(Number(settings.values.span_s));

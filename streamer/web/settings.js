@@ -5,6 +5,7 @@ import { chooseTheme } from "./theme.js";
 
 export const DEFAULTS = {
   microphone: "",
+  model: "",
   context: "default",
   left_ms: "",
   chunk_ms: "",
@@ -20,7 +21,7 @@ export const DEFAULTS = {
   audible: true,
   shortcuts: true,
 };
-const ON_THE_SERVER = ["context", "left_ms", "chunk_ms", "right_ms", "beam", "hotwords", "silence_ms", "max_segment_s", "threshold", "speakers"];
+const ON_THE_SERVER = ["model", "context", "left_ms", "chunk_ms", "right_ms", "beam", "hotwords", "silence_ms", "max_segment_s", "threshold", "speakers"];
 const FRAME_MS = 20;
 
 // "new york:2" is a phrase and the bonus of its letters.
@@ -64,6 +65,7 @@ export class Settings extends EventTarget {
   constructor(form) {
     super();
     this.form = form;
+    this.models = []; // {model, contexts, speakers} of each that the server offers, its default first
     this.values = { ...DEFAULTS, ...memory.get("settings", {}) };
     for (const [name, value] of Object.entries(this.values)) this.#put(name, value);
     const told = settled(() => this.dispatchEvent(new Event("server")), 400);
@@ -95,6 +97,7 @@ export class Settings extends EventTarget {
     field.setAttribute("aria-invalid", String(!field.checkValidity()));
     if (!field.checkValidity()) return;
     this.values[name] = field.type === "checkbox" ? field.checked : field.type === "range" ? Number(field.value) : field.value;
+    if (name === "model") this.#ofModel();
     memory.set("settings", this.values);
     if (name === "theme") chooseTheme(field.value);
     if (ON_THE_SERVER.includes(name)) told();
@@ -104,6 +107,7 @@ export class Settings extends EventTarget {
   #defaults(told) {
     this.values = { ...DEFAULTS };
     for (const [name, value] of Object.entries(this.values)) this.#put(name, value);
+    this.#ofModel();
     memory.set("settings", this.values);
     chooseTheme(this.values.theme);
     this.dispatchEvent(new CustomEvent("page", { detail: "all" }));
@@ -124,20 +128,49 @@ export class Settings extends EventTarget {
     select.value = inputs.some((device) => device.deviceId === this.values.microphone) ? this.values.microphone : "";
   }
 
-  // What the server has to choose from. Contexts are shown by their chunk and what they look ahead.
-  offer({ model, contexts = {}, speakers = null }) {
-    const field = this.form.elements.speakers;
-    if (field && speakers === false) {
-      field.checked = this.values.speakers = false;
-      field.disabled = true;
-    }
+  // What the server has to choose from; a server with one model may say it without a list.
+  offer({ model, contexts = {}, speakers = null, models = null }) {
+    this.models = models ?? [{ model, contexts, speakers }];
+    const several = this.models.length > 1;
+    const select = this.form.elements.model;
+    select.replaceChildren(...this.models.map((offered, n) => new Option(n ? offered.model : `${offered.model} (the server's default)`, n ? offered.model : "")));
+    select.hidden = select.labels[0].hidden = !several;
+    this.form.querySelector("#model-line").hidden = several;
     this.form.querySelector("#model").textContent = model;
+    this.#ofModel();
+  }
+
+  // The model to ask for; "" for the server's default.
+  get model() {
+    return this.models.length > 1 ? this.values.model : "";
+  }
+
+  // The greeting, if it is of the model to ask for, else what is known of that one: contexts are each model's own.
+  greeting(ready) {
+    if (this.models.length < 2) return ready;
+    const chosen = this.models.find(({ model }) => model === this.model) ?? this.models[0];
+    return ready?.model === chosen.model ? ready : { context: chosen.contexts.default };
+  }
+
+  // Contexts, and whether speakers can be told apart, follow the model. Contexts are shown by their chunk and what they look ahead.
+  #ofModel() {
+    if (!this.models.length) return;
+    const chosen = this.models.find(({ model }) => model === this.values.model) ?? this.models[0];
+    if (this.models.length > 1 && chosen.model !== this.values.model) this.values.model = "";
+    this.form.elements.model.value = this.models.length > 1 ? this.values.model : "";
+    const field = this.form.elements.speakers;
+    if (field) {
+      field.disabled = chosen.speakers === false;
+      if (field.disabled) field.checked = this.values.speakers = false;
+    }
+    const { contexts = {} } = chosen;
     const select = this.form.elements.context;
     const names = Object.entries(contexts).map(([name, frames]) => {
       const [, chunk, right] = String(frames).split(",").map((n) => Number(n) * FRAME_MS);
       return new Option(`${name}: ${chunk} ms${right ? ` + ${right} ahead` : ""}`, name);
     });
     if (names.length) select.replaceChildren(...names);
+    if (names.length && !(this.values.context in contexts)) this.values.context = "default";
     if ([...select.options].some((option) => option.value === this.values.context)) select.value = this.values.context;
   }
 }

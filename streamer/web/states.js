@@ -72,6 +72,9 @@ function refused(problem, close, said) {
   if (problem.code === "bad_settings") {
     return state("bad", "Settings not accepted", `Change them, then start again.${said}`);
   }
+  if (problem.code === "unknown_model") {
+    return state("bad", "Model not offered", `Reload this page and choose one in the settings.${said}`);
+  }
   return state("bad", "Server refused", `Start again; if that does not help, tell the server's operator.${said}`);
 }
 

@@ -6,7 +6,8 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from wavlm_live.streamer import Recogniser
 from wavlm_live.streamer.batcher import Batcher, BatcherRules
 from wavlm_live.streamer.server.run import serve
 from wavlm_live.streamer.server.settings import ServerSettings
+from wavlm_live.streamer.shared_device import SharedDevice
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dashboard's tests need playwright")
 CHROMIUM = shutil.which("chromium")
@@ -35,13 +37,21 @@ class Running:
         recogniser: of its model.
         port: 0 for any.
         most_sessions: when it is full.
+        also: further models.
         settings: further ones of the server.
     """
 
-    def __init__(self, recogniser: Recogniser, port: int = 0, most_sessions: int = 16, **settings) -> None:
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        port: int = 0,
+        most_sessions: int = 16,
+        also: Sequence[Recogniser] = (),
+        **settings,
+    ) -> None:
         # a busy machine is no reason to refuse, and nothing has to be measured first
         self._rules = BatcherRules(most_sessions=most_sessions, most_load=10.0, late_s=3600.0, calibrate=False)
-        self._recogniser, self._settings = recogniser, ServerSettings(port=port, **settings)
+        self._recognisers, self._settings = [recogniser, *also], ServerSettings(port=port, **settings)
         self._started, self._error = threading.Event(), None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -54,8 +64,11 @@ class Running:
             self._started.set()
 
         try:
-            with Batcher(self._recogniser, self._rules) as self.batcher:
-                asyncio.run(serve(self.batcher, self._settings, started))
+            device = SharedDevice()
+            with ExitStack() as stack:
+                batchers = [stack.enter_context(Batcher(r, self._rules, device=device)) for r in self._recognisers]
+                self.batcher = batchers[0]
+                asyncio.run(serve(batchers, self._settings, started))
         except BaseException as error:
             self._error = error
             self._started.set()

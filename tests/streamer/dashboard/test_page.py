@@ -10,6 +10,7 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
+from wavlm_live.streamer import Recogniser
 from wavlm_live.streamer.web import Pages
 
 
@@ -147,6 +148,46 @@ def test_settings_change_a_running_lane(visit, server, lane, until, eventually):
     until(page, f"lane.timeline.heard > {before} + 16000")
     assert lane(page, "lane.timeline.origin") > 16_000
     assert page.locator("#note").text_content() == ""
+
+
+def test_another_model_goes_on_in_the_same_lane(visit, start_server, tiny_model, lane, until):
+    """Chosen live: a new stream of that model at the same place, with its contexts; back again just so."""
+    tiny = Recogniser.load(tiny_model, "cpu")
+    server = start_server(also=[tiny])
+    page = visit(server.url)
+    page.get_by_role("button", name="Settings").click()
+    choice, context = page.get_by_label("Model", exact=True), page.get_by_label("Context", exact=True)
+    assert choice.locator("option").all_text_contents() == ["english (the server's default)", tiny.name]
+    assert not page.locator("#model-line").is_visible()
+    assert page.get_by_label("Tell speakers apart").is_enabled()
+    page.get_by_role("button", name="Microphone").click()
+    until(page, "lane.stateName === 'live' && lane.timeline.heard > 16000")
+    first = lane(page, "({ model: lane.ready.model, session: lane.ready.session })")
+    assert first["model"] == "english"
+    choice.select_option(tiny.name)
+    until(page, f"lane.ready.model === {json.dumps(tiny.name)} && lane.ready.context === '100,16,4'")
+    assert lane(page, "lane.ready.session") != first["session"]
+    assert context.locator("option").all_text_contents() == ["default: 320 ms + 80 ahead", "low: 80 ms"]
+    assert not page.get_by_label("Tell speakers apart").is_enabled()
+    before = lane(page, "lane.timeline.heard")
+    assert before > 16_000
+    until(page, f"lane.timeline.heard > {before} + 16000")
+    context.select_option("low")
+    until(page, "lane.ready.context === '100,4,0'")
+    page.get_by_label("Left, ms").fill("1000")  # what is left open is filled in from this model's context
+    until(page, "lane.ready.context === '50,4,0'")
+    page.get_by_role("button", name="Back to the defaults").click()
+    until(page, "lane.ready.model === 'english' && lane.ready.context === '250,32,8'")
+    assert choice.input_value() == ""
+    assert page.get_by_label("Tell speakers apart").is_enabled()
+    assert page.locator("#note").text_content() == ""
+
+
+def test_one_model_is_only_named(visit, server):
+    page = visit(server.url)
+    page.get_by_role("button", name="Settings").click()
+    assert page.locator("#model-line").is_visible()
+    assert not page.locator("#model-choice").is_visible()
 
 
 def test_reduced_motion_turns_pages(visit, server, recording, until):

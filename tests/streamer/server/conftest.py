@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from wavlm_live.streamer import Recogniser
 from wavlm_live.streamer.batcher import Batcher, BatcherRules
 from wavlm_live.streamer.server.run import Addresses, serve
 from wavlm_live.streamer.server.settings import Limits, ServerSettings
+from wavlm_live.streamer.shared_device import SharedDevice
 from wavlm_live.streamer.sources import FileSource
 
 EASY = BatcherRules(most_load=10.0, late_s=3600.0)
@@ -39,8 +40,12 @@ def tiny(tiny_model: Path) -> Recogniser:
 class Running:
     """A server in a thread."""
 
-    def __init__(self, recogniser: Recogniser, settings: ServerSettings, rules: BatcherRules) -> None:
-        self.batcher = Batcher(recogniser, rules)
+    def __init__(
+        self, recogniser: Recogniser, settings: ServerSettings, rules: BatcherRules, also: Sequence[Recogniser] = ()
+    ) -> None:
+        device = SharedDevice()
+        self.batchers = [Batcher(each, rules, device=device) for each in (recogniser, *also)]
+        self.batcher = self.batchers[0]
         self._started = threading.Event()
         self._settings = settings
         self.addresses: Addresses
@@ -70,8 +75,10 @@ class Running:
             self._started.set()
 
         try:
-            with self.batcher:
-                asyncio.run(serve(self.batcher, self._settings, started))
+            with ExitStack() as stack:
+                for batcher in self.batchers:
+                    stack.enter_context(batcher)
+                asyncio.run(serve(self.batchers, self._settings, started))
         except BaseException as error:
             self.error = error
             self._started.set()
@@ -79,9 +86,13 @@ class Running:
 
 @contextmanager
 def running(
-    recogniser: Recogniser, limits: Limits | None = None, rules: BatcherRules = EASY, **settings
+    recogniser: Recogniser,
+    limits: Limits | None = None,
+    rules: BatcherRules = EASY,
+    also: Sequence[Recogniser] = (),
+    **settings,
 ) -> Iterator[Running]:
-    server = Running(recogniser, ServerSettings(port=0, limits=limits or Limits(), **settings), rules)
+    server = Running(recogniser, ServerSettings(port=0, limits=limits or Limits(), **settings), rules, also)
     try:
         yield server
     finally:
@@ -209,7 +220,7 @@ class CuttingProxy:
 
 @pytest.fixture(scope="session")
 def start_server():
-    """`with start_server(recogniser, limits, rules, **settings) as server`: a server in a thread."""
+    """`with start_server(recogniser, limits, rules, also, **settings) as server`: a server in a thread."""
     return running
 
 
