@@ -76,6 +76,6 @@ def test_in_tmux_with_16_colours(audio_folder: Path, tmp_path: Path):
     lines = [line.rstrip() for line in seen.splitlines() if line.strip()]
     assert lines[-1] == "FINISHED 0"
     assert all("latency" not in line and "rtf" not in line for line in lines), lines
-    assert any(line.startswith("go left") for line in lines)
+    assert any("go left" in line for line in lines)  # behind the time of the result
     assert len(lines) >= 3
     assert "\x1b[38;" not in raw, "a colour that a 16-colour terminal does not have"
