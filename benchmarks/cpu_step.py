@@ -147,7 +147,7 @@ def quantised(model: WavLMModel) -> Way:
 
 def torchao_int8(model: WavLMModel, **options: bool) -> Way:
     """torchao's int8 weights with activations quantised as they come, compiled."""
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_  # pyright: ignore[reportMissingImports]
 
     changed = copy.deepcopy(model)
     names = set(names_of_linears(model))

@@ -64,7 +64,7 @@ def onnx_sides(model: WavLMModel, inputs: Inputs, left: int) -> dict[str, Callab
         return made["float32"]
 
     def session(path: Path) -> Callable[[], Tensor]:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -74,7 +74,7 @@ def onnx_sides(model: WavLMModel, inputs: Inputs, left: int) -> dict[str, Callab
         return lambda: torch.from_numpy(run.run(None, fed)[0])
 
     def int8() -> Callable[[], Tensor]:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
         path = folder / "int8.onnx"
         quantize_dynamic(

@@ -41,7 +41,7 @@ BLOCK_SAMPLES = 1600
 
 def theirs(utterances: list[Utterance], cache: SoundCache, kept: dict[str, Any], most_s: float) -> dict[str, Any]:
     """What pocketsphinx says of each recording, and its processor time; goes on where a run before ended."""
-    from pocketsphinx import Decoder
+    from pocketsphinx import Decoder  # pyright: ignore[reportMissingImports]
 
     decoder = Decoder(samprate=16_000, loglevel="FATAL")
     said, spent_s, begun_s = dict(kept.get("said", {})), kept.get("processor_s", 0.0), kept.get("processor_s", 0.0)

@@ -133,7 +133,7 @@ def sherpa_server(folder: Path) -> Iterator[tuple[int, str]]:
         f"--omnilingual-asr-model={model}", "--num-threads=1", "--num-work-threads=1", "--num-io-threads=1",
         f"--log-file={folder / 'log'}",
     ]  # fmt: skip
-    import sherpa_onnx
+    import sherpa_onnx  # pyright: ignore[reportMissingImports]
 
     library = str(Path(sherpa_onnx.__file__).parent / "lib")
     process = subprocess.Popen(

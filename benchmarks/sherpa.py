@@ -94,7 +94,7 @@ def make(side: str, folder: Path) -> Callable[[np.ndarray], str]:
     """A function from a recording to its text, on one thread."""
     torch.set_num_threads(1)
     if side.startswith("sherpa"):
-        import sherpa_onnx
+        import sherpa_onnx  # pyright: ignore[reportMissingImports]
 
         peer = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
             model=str(folder / "model.onnx"), tokens=str(folder / "tokens.txt"), num_threads=1
@@ -148,7 +148,7 @@ def main() -> None:
         status = Path("/proc/self/status").read_text()  # getrusage would tell the parent's peak, if that is higher
         print(int(status.split("VmHWM:")[1].split()[0]) / 1000)
         return
-    import sherpa_onnx
+    import sherpa_onnx  # pyright: ignore[reportMissingImports]
 
     if options.clock == "cpu":
         time.perf_counter = time.process_time  # what `alternate` measures with

@@ -28,7 +28,7 @@ from ..model.errors import StreamError, WavLMLiveError
 from .events import Event
 from .protocols.audio import AudioFormat, encoded
 from .protocols.native_client import ClientStream, ServerRefused
-from .retry import Retry
+from .retry import Retry as Retry
 
 T = TypeVar("T")
 Sound = np.ndarray | bytes
