@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ...model.errors import WavLMLiveError
@@ -114,7 +115,7 @@ class Doorkeeper:
 
 
 class AudioBudget:
-    """How fast a stream may send sound: a bucket that fills with time.
+    """How fast a stream may send sound: a bucket that fills with time. Any thread may use it.
 
     Args:
         limits: rate and burst of a stream.
@@ -124,14 +125,67 @@ class AudioBudget:
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic, rate: float | None = None) -> None:
         self._rate = limits.audio_rate if rate is None else rate
-        self._burst = limits.audio_burst_s * self._rate / limits.audio_rate
+        self.burst_s = limits.audio_burst_s * self._rate / limits.audio_rate
+        """Sound that can be taken at once."""
         self._clock = clock
-        self._left_s = self._burst
+        self._lock = threading.Lock()
+        self._left_s = self.burst_s
         self._at_s = clock()
 
     def take(self, audio_s: float) -> float:
-        """Take sound; the seconds to wait before more is taken."""
-        now = self._clock()
-        self._left_s = min(self._burst, self._left_s + (now - self._at_s) * self._rate) - audio_s
-        self._at_s = now
-        return max(0.0, -self._left_s / self._rate)
+        """Take sound, or give it back where it is negative; the seconds to wait before more is taken."""
+        with self._lock:
+            now_s = self._clock()
+            self._left_s = min(self.burst_s, self._filled_s(now_s) - audio_s)
+            self._at_s = now_s
+            return max(0.0, -self._left_s / self._rate)
+
+    def wait_s(self, audio_s: float) -> float:
+        """Seconds until so much sound, at most a burst, can be taken without a wait behind it; nothing is taken."""
+        with self._lock:
+            return max(0.0, (min(audio_s, self.burst_s) - self._filled_s(self._clock())) / self._rate)
+
+    def _filled_s(self, now_s: float) -> float:
+        return min(self.burst_s, self._left_s + (now_s - self._at_s) * self._rate)
+
+
+class RecordingSound:
+    """What one recording takes of the budgets that it shares with live streams.
+
+    A recording is let in whole: as much as it says it lasts, at most a burst, is taken before it is read, or it is
+    refused with the time to come back. Beyond that, it is read more slowly, as a live stream is, so that it never runs
+    the budgets into a debt in which the client's live streams would stand still.
+
+    Args:
+        budgets: of its key and its address.
+        audio_s: what it says it lasts, in seconds; 0 where it says nothing.
+
+    Raises:
+        LimitReached: there is not so much now; nothing was taken.
+    """
+
+    def __init__(self, budgets: Sequence[AudioBudget], audio_s: float) -> None:
+        self._budgets = budgets
+        self._reserved_s = max(0.0, min(audio_s, *(budget.burst_s for budget in budgets)))
+        wait_s = max(budget.wait_s(self._reserved_s) for budget in budgets)
+        if wait_s > 0:
+            raise LimitReached(
+                "too_much_sound",
+                f"this key or address has sent so much sound that a recording of {audio_s:.0f} s has to wait "
+                f"{wait_s:.1f} s",
+                wait_s,
+            )
+        for budget in budgets:
+            budget.take(self._reserved_s)
+
+    def take(self, audio_s: float) -> float:
+        """So much was decoded; the seconds to wait before more is."""
+        covered_s = min(audio_s, self._reserved_s)
+        self._reserved_s -= covered_s
+        return max(budget.take(audio_s - covered_s) for budget in self._budgets) if audio_s > covered_s else 0.0
+
+    def close(self) -> None:
+        """It is over: what it did not need is given back. Once is enough."""
+        reserved_s, self._reserved_s = self._reserved_s, 0.0
+        for budget in self._budgets:
+            budget.take(-reserved_s)

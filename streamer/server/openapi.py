@@ -44,7 +44,7 @@ def _plain(text: str) -> dict[str, Any]:
 
 _REFUSALS = {code: _answer(text, _ERROR) for code, text in {
     "400": "no recording, or a wrong field", "401": "no key", "403": "a foreign web page", "413": "too big or too long",
-    "429": "too many streams", "503": "full: see Retry-After",
+    "429": "too many streams or too much sound: see Retry-After", "503": "full: see Retry-After",
 }.items()}  # fmt: skip
 
 _TRANSCRIPT: dict[str, Any] = {

@@ -11,8 +11,6 @@ import io
 import json
 import math
 import tempfile
-import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,22 +21,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Message
 
-from ...model.errors import AudioError, StreamError, WavLMLiveError
+from ...model.errors import AudioError, WavLMLiveError
 from ..admission import Overloaded
-from ..batcher import Batcher
-from ..events import SAMPLE_RATE, Event, Final, to_seconds
+from ..events import Final, to_seconds
 from ..formats import write_transcript
-from ..session import SessionSettings
-from ..sources import FileSource
 from .app_access import address_of, unauthorized
-from .limits import LimitReached
+from .limits import LimitReached, RecordingSound
+from .recording_job import RecordingJob, Refused, stated_s
 from .service import Service
 from .settings import Limits
 
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt")
 FORM_BYTES = 64 << 10
 """What a form may have besides the file."""
-AHEAD_SAMPLES = 10 * SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -53,14 +48,6 @@ class Transcription:
     """As the client calls it; the default's where there is none of this name."""
 
 
-class Refused(WavLMLiveError):
-    """A request that cannot be served."""
-
-    def __init__(self, status: int, code: str, message: str, parameter: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.parameter = status, code, parameter
-
-
 def transcriptions(service: Service) -> Callable:
     """The endpoint."""
 
@@ -68,21 +55,33 @@ def transcriptions(service: Service) -> Callable:
         if refusal := unauthorized(service, request):
             return refusal
         key, address = request.state.key, address_of(request)
+        budgets = service.doorkeeper.budgets(key, address)
         try:
             if service.draining:
                 raise Refused(503, "restart", "the server is restarting; try again")
             if service.uploads.locked():
                 raise Refused(503, "busy", "too many recordings are being transcribed; try again in a few seconds")
+            RecordingSound(budgets, 0.0)  # whoever has used up his share need not send it
             service.doorkeeper.enter(key, address)
         except (Refused, LimitReached) as error:
             return _refusal(service, error)
         files = tempfile.TemporaryDirectory(prefix="wavlm-live-")
-        leave = _once(lambda: (service.doorkeeper.leave(key, address), service.uploads.release(), files.cleanup()))
+        sounds: list[RecordingSound] = []
+
+        def leave_now() -> None:
+            for sound in sounds:
+                sound.close()
+            service.doorkeeper.leave(key, address)
+            service.uploads.release()
+            files.cleanup()
+
+        leave = _once(leave_now)
         await service.uploads.acquire()
         try:
             wanted = await _received(request, Path(files.name), service.settings.limits)
             batcher, session = service.models.batcher(wanted.model), service.models.session(wanted.model)
-            job = _Job(batcher, wanted.path, replace(session, partial_hop_ms=0), service)
+            sounds.append(RecordingSound(budgets, await asyncio.to_thread(stated_s, wanted.path)))
+            job = RecordingJob(batcher, wanted.path, replace(session, partial_hop_ms=0), service, sounds[0])
             if wanted.stream:
                 return StreamingResponse(_event_stream(job, leave), media_type="text/event-stream")
             finals = [event async for event in job.run() if isinstance(event, Final)]
@@ -161,67 +160,7 @@ def is_sound(start: bytes) -> bool:
     return start[:3] == b"ID3" or (len(start) > 1 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0)
 
 
-class _Job:
-    """A recording on its way through the batcher: a thread reads it, events come to the loop."""
-
-    def __init__(self, batcher: Batcher, path: Path, settings: SessionSettings, service: Service) -> None:
-        self._batcher, self._path, self._settings = batcher, path, settings
-        self._limits, self._metrics = service.settings.limits, service.metrics
-        self.duration_s = 0.0
-
-    async def run(self) -> AsyncIterator[Event]:
-        """The events, to the end.
-
-        Raises:
-            AudioError: the file is no sound.
-            Overloaded: there is no room.
-            StreamError: the stream was ended.
-        """
-        loop, queue, stopped = asyncio.get_running_loop(), asyncio.Queue[Event | None](), threading.Event()
-
-        def put(event: Event | None) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, event)
-
-        def put_all(events: list[Event]) -> None:
-            for event in events:
-                put(event)
-
-        self._metrics.streams.labels("rest").inc()
-        stream = self._batcher.open(self._settings, put_all, on_end=lambda stream: put(None))
-        reading = asyncio.create_task(asyncio.to_thread(self._read, stream, stopped))
-        try:
-            while (event := await queue.get()) is not None:
-                self._metrics.events([event])
-                yield event
-            await reading
-            if stream.problem is not None:
-                raise StreamError(stream.problem.message)
-        finally:
-            stopped.set()
-            stream.abort()
-            await asyncio.gather(reading, return_exceptions=True)
-
-    def _read(self, stream: Any, stopped: threading.Event) -> None:
-        try:
-            with FileSource(self._path, block_samples=SAMPLE_RATE) as source:
-                samples = 0
-                for block in source:
-                    while stream.queued_samples > AHEAD_SAMPLES and not stopped.is_set():
-                        time.sleep(0.01)
-                    samples += len(block)
-                    if stopped.is_set() or samples > self._limits.upload_s * SAMPLE_RATE:
-                        break
-                    stream.feed(block)
-                self.duration_s = samples / SAMPLE_RATE
-            if samples > self._limits.upload_s * SAMPLE_RATE:
-                raise Refused(413, "too_long", f"a recording may last {self._limits.upload_s:g} s", "file")
-            stream.finish()
-        except BaseException:
-            stream.abort()
-            raise
-
-
-async def _event_stream(job: _Job, leave: Callable[[], None]) -> AsyncIterator[bytes]:
+async def _event_stream(job: RecordingJob, leave: Callable[[], None]) -> AsyncIterator[bytes]:
     """Server-sent events: text as it becomes final."""
     texts: list[str] = []
     try:
@@ -296,8 +235,10 @@ def _refusal(service: Service, error: BaseException) -> Response:
     elif isinstance(error, ClientDisconnect):
         status = 499
     if status in (429, 503):
-        headers = {"retry-after": f"{getattr(error, 'retry_after_s', None) or 5:.0f}"}
+        headers = {"retry-after": str(max(1, math.ceil(getattr(error, "retry_after_s", None) or 5)))}
     body = _error_body(error)
+    if isinstance(error, LimitReached | Overloaded):
+        service.metrics.refused.labels(str(body["code"])).inc()
     service.metrics.errors.labels(str(body["code"])).inc()
     return JSONResponse({"error": body}, status, headers)
 

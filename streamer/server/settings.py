@@ -26,9 +26,9 @@ class Limits:
     audio_rate: float = 40.0
     """Seconds of sound in a second that one stream may send, once its burst is used up."""
     audio_rate_per_key: float = 400.0
-    """The same for all live streams of a key together; their burst is longer in proportion."""
+    """The same for all live streams and files of a key together; their burst is longer in proportion."""
     audio_rate_per_address: float = 400.0
-    """The same for all live streams of an address together."""
+    """The same for all live streams and files of an address together."""
     audio_burst_s: float = 30.0
     """Sound that one stream may send at once."""
     message_bytes: int = 1 << 20
