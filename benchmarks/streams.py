@@ -124,8 +124,8 @@ def held(
             stream = streams[number]
             stream.feed(noise[(fed[number] * 371) % 14_000 :][:BLOCK_SAMPLES])
             # it was there when it was spoken, though a step was being computed then and it is only handed over now
-            stream.orders[-1] = replace(stream.orders[-1], due_s=at_s)
-            stream.paced_s = at_s
+            stream.orders[-1] = replace(stream.orders[-1], due_s=at_s, came_s=at_s)
+            stream.pace.due_s = at_s
             fed[number] += 1
             order.append((at_s + BLOCK_SAMPLES / 16_000, number))
             if len(order) > 1 and order[-1] < order[-2]:

@@ -14,7 +14,8 @@ import numpy as np
 from ..model.errors import ConfigurationError, StreamError
 from .admission import QueueFull
 from .decoding import hotwords_for
-from .events import SAMPLE_RATE, Event, Problem
+from .events import Event, Problem
+from .pace import Pace
 from .session import Session, SessionSettings, check_sound
 from .stream_slots import SlotEncoder
 
@@ -35,6 +36,8 @@ class Order:
     samples: np.ndarray | None = None
     due_s: float = 0.0
     """When the last sample is there, at the pace of speech: a client that sends a file at once is not in a hurry."""
+    came_s: float = 0.0
+    """When it was fed: no part of it is due before."""
     id: str = ""
     hotwords: tuple[tuple[str, float], ...] = ()
     settings: SessionSettings | None = None
@@ -80,15 +83,14 @@ class BatchedStream:
         self.queued = 0
         self.listed = False
         """The batcher knows that there are orders."""
-        self.paced_s = batcher.clock()
-        """When the newest sample is there at the pace of speech."""
+        self.pace = Pace(batcher.clock())
         self.group, self.encoder = group, encoder
         self.on_events, self.on_end = on_events, on_end
         self.attached = False
         """The stream has its slot."""
         self.restore: SavedStream | None = None
         """What the slot is to be filled with when it is there."""
-        self.due_s = self.paced_s
+        self.due_s = self.pace.due_s
         """When the newest sound that was pushed into the plan was there."""
         self.busy_s = 0.0
         """Its share of the time that steps took."""
@@ -158,10 +160,10 @@ class BatchedStream:
                     f"{batcher.queue_samples} ({batcher.rules.queue_s:g} s); wait until queued_samples has fallen"
                 )
             now_s = batcher.clock()
-            self.paced_s = max(now_s, self.paced_s + len(copy) / SAMPLE_RATE)
+            due_s = self.pace.came(now_s, len(copy), self.queued > self.group.chunk_samples)
             self.queued += len(copy)
             self._accepted += len(copy)
-            batcher.enqueue(self, Order("sound", copy, self.paced_s))
+            batcher.enqueue(self, Order("sound", copy, due_s, now_s))
 
     def flush(self) -> None:
         """End the segment with the sound fed so far, see `Session.flush`.

@@ -38,6 +38,11 @@ class Group:
         """Duration of a chunk."""
         return self.context.chunk_ms / 1000
 
+    @property
+    def chunk_samples(self) -> int:
+        """Samples of a chunk."""
+        return self.context.chunk_frames * self.slots.config.hop_samples
+
     def leave(self, stream: BatchedStream) -> None:
         """The stream waits for nothing."""
         self.due.discard(stream)

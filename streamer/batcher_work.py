@@ -152,16 +152,17 @@ class BatcherWork:
             first = stream.orders.popleft()
             if first.samples is None:
                 return first
-            most = stream.group.context.chunk_frames * stream.encoder.hop_samples
-            parts, count, due_s = [first.samples], len(first.samples), first.due_s
+            most = stream.group.chunk_samples
+            parts, count, last = [first.samples], len(first.samples), first
             while count < most and stream.orders and (more := stream.orders[0].samples) is not None:
-                due_s = stream.orders.popleft().due_s
+                last = stream.orders.popleft()
                 parts.append(more)
                 count += len(more)
             samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            due_s = last.due_s
             if count > most:
-                stream.orders.appendleft(Order("sound", samples[most:], due_s))
-                due_s -= (count - most) / SAMPLE_RATE
+                stream.orders.appendleft(Order("sound", samples[most:], due_s, last.came_s))
+                due_s = max(last.came_s, due_s - (count - most) / SAMPLE_RATE)
                 samples = samples[:most]
             stream.queued -= len(samples)
             self.tally.samples += len(samples)
