@@ -40,8 +40,8 @@ class BatcherRules:
     largest_batch: int = 512
     """Streams in one step."""
     most_load: float = 0.8
-    """Share of the time that the committing steps of all streams may take, by their measured cost; a stream that
-    would lead beyond it is refused."""
+    """Share of the time that the committing steps of all streams may take, by their measured cost (on a CPU in time
+    of the processor, see `step_time`); a stream that would lead beyond it is refused."""
     provisional_load: float = 0.7
     """Share of the time up to which provisional passes fill what the committing steps leave."""
     late_s: float = 2.0

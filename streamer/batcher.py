@@ -34,6 +34,7 @@ from .recogniser import Recogniser
 from .saved_stream import SavedStream
 from .session import SessionSettings
 from .shared_device import Share, SharedDevice
+from .step_time import cost_clock_of
 from .stream_slots import SlotEncoder
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class Batcher(BatcherWork):
         recogniser: whose model computes.
         rules: what is promised, and what is given up first.
         clock: seconds that only grow; all deadlines are on it.
+        cost_clock: on which the costs of steps are measured that admission reckons with, read in the batcher's thread;
+            None: see `step_time.cost_clock_of`.
         device: that it shares with batchers of other models; None: it has the device to itself.
 
     Raises:
@@ -61,14 +64,16 @@ class Batcher(BatcherWork):
         rules: BatcherRules | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        cost_clock: Callable[[], float] | None = None,
         device: SharedDevice | None = None,
     ) -> None:
-        super().__init__(recogniser, rules or BatcherRules(), clock, device or SharedDevice())
+        costs = cost_clock or cost_clock_of(recogniser.device, clock)
+        super().__init__(recogniser, rules or BatcherRules(), clock, costs, device or SharedDevice())
         self._thread: threading.Thread | None = None
         self._closing = False
         self._refusal = ""  # why nobody is let in any more
         self.group_of(recogniser.contexts["default"])  # now, so that a model that cannot stream is told at once
-        self.device.join(Share(self._places, self._load, self.tally.late, self.tally.busy))
+        self.device.join(Share(self._places, self._load, self.tally.late, self.tally.busy, self.tally.stretch.factor))
 
     def __enter__(self) -> Batcher:
         self.start()
@@ -97,7 +102,8 @@ class Batcher(BatcherWork):
         does it where it was not done."""
         for group in list(self.groups.values()):
             if not group.cost.known and self._thread is None:
-                calibrate(self.recogniser.model, group.context, group.cost, self.rules.largest_batch, self.clock)
+                model, largest = self.recogniser.model, self.rules.largest_batch
+                calibrate(model, group.context, group.cost, largest, self.clock, cost_clock=self.cost_clock)
 
     def close(self, message: str = "the server is closing") -> None:
         """End every stream with a `Problem` that says why, and the thread. Once is enough.
@@ -226,11 +232,17 @@ class Batcher(BatcherWork):
                 reason = f"{open_now} streams are open, and this server takes {rules.most_sessions}"
             if not reason and open_now:
                 load = self.device.load - self._load() + self._load(group)
-                late_s = self.device.late_s(self.clock())
+                now_s = self.clock()
+                late_s, stretched = self.device.late_s(now_s), load * self.device.stretch(now_s)
                 if load > rules.most_load:
                     reason = (
                         f"{open_now} streams are open, and one more would take {load:.0%} of the time there is "
                         f"(at most {rules.most_load:.0%})"
+                    )
+                elif stretched > max(1.0, rules.most_load):
+                    reason = (
+                        f"{open_now} streams are open, and with what else this machine does one more would take "
+                        f"{stretched:.0%} of the time there is"
                     )
                 elif late_s > rules.late_s / 2:
                     reason = f"the server falls behind: results come {late_s:.1f} s late"

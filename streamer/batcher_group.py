@@ -30,8 +30,9 @@ class Group:
     looking: set[BatchedStream] = field(default_factory=set)
     """Streams for which a provisional pass is due."""
     cost: StepCost = field(default_factory=StepCost)
-    """Of committing steps, with the front end and the reading of the frames."""
+    """Of committing steps, with the front end and the reading of the frames, on the batcher's `cost_clock`."""
     look_cost: StepCost = field(default_factory=StepCost)
+    """Of provisional passes, on its `clock`: how long others have to wait."""
 
     @property
     def chunk_s(self) -> float:

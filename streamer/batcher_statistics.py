@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .admission import LoadMeter, Recent
 from .events import SAMPLE_RATE
+from .step_time import Stretch
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class BatcherStatistics:
     """Share of the last seconds in which the device was computing."""
     load_expected: float
     """Share that the committing steps of the open streams take if they come together, by their measured cost."""
+    stretch: float
+    """How many times as long steps last as they compute: what else the machine does. 1: nothing."""
     audio_s: float
     """Sound computed since the start."""
     busy_s: float
@@ -81,6 +84,7 @@ class Tally:
         self._late_s, self._late_at_s = 0.0, 0.0
         self.step_s, self.latency_s = Recent(), Recent()
         self.commit_load, self.look_load = LoadMeter(), LoadMeter()
+        self.stretch = Stretch()
 
     def step(self, now_s: float, busy_s: float, batch: int, commit: bool) -> None:
         """A step of so many streams has ended."""
@@ -122,6 +126,7 @@ class Tally:
         for tally in tallies:
             found.commit_load.add_share(now_s, tally.commit_load.share(now_s))
             found.look_load.add_share(now_s, tally.look_load.share(now_s))
+        found.stretch = max((tally.stretch for tally in tallies), key=lambda stretch: stretch.factor(now_s))
         found.came(now_s, max(tally.late(now_s) for tally in tallies))
         return found
 
@@ -153,6 +158,7 @@ class Tally:
             late_s=self.late(now_s),
             load=self.commit_load.share(now_s) + self.look_load.share(now_s),
             load_expected=load_expected,
+            stretch=self.stretch.factor(now_s),
             audio_s=audio_s,
             busy_s=self.busy_s,
             realtime_factor=self.busy_s / audio_s if audio_s else 0.0,

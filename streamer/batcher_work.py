@@ -33,9 +33,15 @@ class BatcherWork:
     """The part of `Batcher` that runs in its thread. `tick` is all of it, once."""
 
     def __init__(
-        self, recogniser: Recogniser, rules: BatcherRules, clock: Callable[[], float], device: SharedDevice
+        self,
+        recogniser: Recogniser,
+        rules: BatcherRules,
+        clock: Callable[[], float],
+        cost_clock: Callable[[], float],
+        device: SharedDevice,
     ) -> None:
-        self.recogniser, self.rules, self.clock, self.device = recogniser, rules, clock, device
+        self.recogniser, self.rules, self.device = recogniser, rules, device
+        self.clock, self.cost_clock = clock, cost_clock
         self.lock = device.lock
         self.wake = threading.Condition(self.lock)
         self.listed: list[BatchedStream] = []
@@ -248,7 +254,7 @@ class BatcherWork:
 
     def _compute(self, group: Group, streams: list[BatchedStream], *, commit: bool, wanted: bool) -> None:
         """One step for streams of a group, and what comes of it."""
-        start_s = self.clock()
+        start_s, start_cost_s = self.clock(), self.cost_clock()
         needs = [stream.session.plan.need() for stream in streams]
         rows = [
             Row(s.encoder, need is not None and need.final, s.session.settings.decoding.method == "greedy")
@@ -274,13 +280,16 @@ class BatcherWork:
                 with self.lock:
                     self.tally.latency_s.add(stream.latency_s)
                 late_s = max(late_s, self.clock() - due_s - group.chunk_s)
-        now_s = self.clock()
-        cost = group.cost if commit else group.look_cost
-        cost.learn(len(streams), now_s - start_s, now_s)
+        now_s, cost_s = self.clock(), self.cost_clock() - start_cost_s
+        if commit:
+            group.cost.learn(len(streams), cost_s, now_s)
+        else:
+            group.look_cost.learn(len(streams), now_s - start_s, now_s)
         for stream in streams:
             stream.busy_s += (now_s - start_s) / len(streams)
         with self.lock:
             self.tally.step(now_s, now_s - start_s, len(streams), commit)
+            self.tally.stretch.add(now_s, now_s - start_s, cost_s)
             if commit:
                 self.tally.came(now_s, late_s)
         if late_s > 0 and wanted:

@@ -71,6 +71,7 @@ _GAUGES = {
     "late_s": "How much later than in time the last result came.",
     "load": "Share of the last seconds in which the device was computing.",
     "load_expected": "Share that the open streams are expected to take.",
+    "stretch": "How many times as long steps last as they compute, because of other work on the machine.",
     "realtime_factor": "Seconds of computing for a second of sound.",
 }
 _COUNTERS = {
