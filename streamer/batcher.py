@@ -73,7 +73,8 @@ class Batcher(BatcherWork):
         self._closing = False
         self._refusal = ""  # why nobody is let in any more
         self.group_of(recogniser.contexts["default"])  # now, so that a model that cannot stream is told at once
-        self.device.join(Share(self._places, self._load, self.tally.late, self.tally.busy, self.tally.stretch.factor))
+        told = self.tally
+        self.device.join(Share(self._places, self._load, told.late, told.busy, told.stretch.factor, self.open_streams))
 
     def __enter__(self) -> Batcher:
         self.start()

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
 
 import numpy as np
 
 from ..model import StreamingContext
 from ..model.errors import WavLMLiveError
-from .admission import BatcherRules
 from .batched_stream import BatchedStream, Order
+from .batcher_ends import BatcherEnds
 from .batcher_group import Group
-from .batcher_statistics import Tally
 from .encoder import EncoderStep
-from .events import SAMPLE_RATE, Event, Problem, to_seconds
-from .recogniser import Recogniser
-from .saved_stream import SavedStream
-from .shared_device import SharedDevice
+from .events import SAMPLE_RATE, Event, Problem
 from .stream_slots import Row, StreamSlots
 
 logger = logging.getLogger(__name__)
@@ -29,28 +23,8 @@ BREATH_S = 1.0
 """No provisional passes for so long after a result came late."""
 
 
-class BatcherWork:
+class BatcherWork(BatcherEnds):
     """The part of `Batcher` that runs in its thread. `tick` is all of it, once."""
-
-    def __init__(
-        self,
-        recogniser: Recogniser,
-        rules: BatcherRules,
-        clock: Callable[[], float],
-        cost_clock: Callable[[], float],
-        device: SharedDevice,
-    ) -> None:
-        self.recogniser, self.rules, self.device = recogniser, rules, device
-        self.clock, self.cost_clock = clock, cost_clock
-        self.lock = device.lock
-        self.wake = threading.Condition(self.lock)
-        self.listed: list[BatchedStream] = []
-        """Streams that have something new for the thread; under the lock."""
-        self.streams: set[BatchedStream] = set()
-        """Streams that are open; under the lock."""
-        self.groups: dict[StreamingContext, Group] = {}
-        self.tally = Tally()
-        self._ends_from_s = -1.0  # no stream is ended for lateness before
 
     @property
     def busy(self) -> bool:
@@ -73,20 +47,6 @@ class BatcherWork:
                 )
                 self.groups[context] = Group(context, slots)
             return self.groups[context]
-
-    def expected_load(self, group: Group, streams: int) -> float:
-        """Share of the time that the committing steps of so many streams of a group take.
-
-        What was not measured under its own context is taken from another one, by the number of frames.
-        """
-        if group.cost.known:
-            return group.cost.load(group.context, streams, self.rules.largest_batch)
-        for other in self.groups.values():
-            if other.cost.known:
-                scale = group.context.step_frames / other.context.step_frames
-                scale *= other.context.chunk_frames / group.context.chunk_frames
-                return scale * other.cost.load(other.context, streams, self.rules.largest_batch)
-        return 0.0
 
     def tick(self) -> bool:
         """Follow what callers asked for, then compute one step; False where there was nothing to do."""
@@ -201,10 +161,6 @@ class BatcherWork:
                 order.saved.set_exception(error)
         self._deliver(stream, events)
 
-    def saved(self, stream: BatchedStream) -> SavedStream:
-        """The stream as it stands between two orders."""
-        return SavedStream.of(self.recogniser, stream.session, stream.group.slots.read(stream.encoder))
-
     def _deliver(self, stream: BatchedStream, events: list[Event]) -> None:
         if not events:
             return
@@ -294,59 +250,5 @@ class BatcherWork:
                 self.tally.came(now_s, late_s)
         if late_s > 0 and wanted:
             self.device.looks_from_s = now_s + BREATH_S
-        if late_s > self.rules.late_s and now_s >= self._ends_from_s:
+        if late_s > self.rules.late_s and now_s >= self.device.ends_from_s:
             self._end_newest(now_s, late_s)
-
-    # Ends ------------------------------------------------------------------------------------------------
-
-    def _end_newest(self, now_s: float, late_s: float) -> None:
-        """End so many of the newest streams that the others can be computed in time."""
-        with self.lock:
-            streams = sorted(self.streams, key=lambda stream: -stream.number)
-            load = self.device.load
-        share = min(0.5, max(0.05, 1 - self.rules.most_load / load if load > 0 else 0.0))
-        for stream in streams[: max(1, round(share * len(streams)))]:
-            stream.group.leave(stream)
-            reason = f"the server falls behind: results come {late_s:.1f} s late, and this stream is one of the newest"
-            try:
-                stream.saved = self.saved(stream) if stream.attached else stream.restore
-            except Exception:
-                logger.exception("stream %d could not be saved", stream.number)
-            self.end(stream, self.resumable(stream, "overloaded", reason))
-        self._ends_from_s = now_s + self.rules.late_s / 2
-
-    def resumable(self, stream: BatchedStream, code: str, reason: str) -> Problem:
-        """A fatal problem that says from where the sound is needed again."""
-        at = stream.decided_samples
-        return Problem(
-            code,
-            f"{reason}. Results up to sample {at} ({to_seconds(at):.2f} s) were given out; open a new stream and send "
-            "the sound from there on",
-            fatal=True,
-        )
-
-    def end(self, stream: BatchedStream, problem: Problem | None) -> None:
-        """The stream is over; with a problem, its caller is told."""
-        with self.lock:
-            if stream not in self.streams:
-                return
-            self.streams.discard(stream)
-            stream.group.leave(stream)
-            stream.group.streams -= 1
-            tally = self.tally
-            tally.finished += problem is None
-            tally.ended_overloaded += problem is not None and problem.code == "overloaded"
-            tally.ended_failed += problem is not None and problem.code in ("device", "internal")
-        stream.encoder.close()
-        try:
-            if problem is not None:
-                stream.on_events([problem])
-        except Exception:
-            logger.exception("on_events of stream %d failed", stream.number)
-        with self.lock:
-            stream.close(problem)
-        if stream.on_end is not None:
-            try:
-                stream.on_end(stream)
-            except Exception:
-                logger.exception("on_end of stream %d failed", stream.number)

@@ -6,16 +6,29 @@
 
 Their threads take turns, so that one of them owns the device at a time, as the only thread of a single batcher does;
 each is let in again only after all that waited before it. Their streams are admitted together: loads and sessions are
-summed, and what comes late for one is late for all. A batcher that was given none has one of its own.
+summed, and what comes late for one is late for all. Where they fall behind, the newest streams are ended, whichever
+batcher has them. A batcher that was given none has one of its own.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OpenStream:
+    """A stream, as far as whoever has to make room needs to know it."""
+
+    number: int
+    """The newest has the highest."""
+    load: float
+    """Share of the time that its committing steps are expected to take; 0: nothing was measured."""
+    end: Callable[[str], None]
+    """Ends it for lack of time, for this reason. In a turn of any of the batchers."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class Share:
     """Shares of the last seconds in which it computed committing steps, and provisional passes, up to this time."""
     stretch: Callable[[float], float]
     """How many times as long its steps last as they compute, see `step_time.Stretch`."""
+    streams: Callable[[], Sequence[OpenStream]]
+    """Those that are open."""
 
 
 class SharedDevice:
@@ -44,6 +59,8 @@ class SharedDevice:
         """Streams of all its batchers so far; under the lock."""
         self.looks_from_s = -1.0
         """No provisional passes before: a result came late."""
+        self.ends_from_s = -1.0
+        """No stream is ended for lateness before; belongs to whoever has the turn."""
         self._shares: list[Share] = []
         self._free = threading.Condition()
         self._taken = False
@@ -80,6 +97,20 @@ class SharedDevice:
     def load(self) -> float:
         """What the streams of all batchers are expected to take. Under the lock."""
         return sum(share.load() for share in self._shares)
+
+    def newest(self, share: float) -> list[OpenStream]:
+        """The newest streams of all batchers which together take about this share of what all take, at least one.
+
+        What a stream takes is its expected load; all count the same where of some nothing was measured. Under the lock.
+        """
+        streams = sorted((s for each in self._shares for s in each.streams()), key=lambda s: -s.number)
+        known = all(stream.load > 0 for stream in streams)
+        loads = [stream.load if known else 1.0 for stream in streams]
+        left, count = share * sum(loads), 0
+        while count < len(streams) and (count == 0 or left >= loads[count] / 2):
+            left -= loads[count]
+            count += 1
+        return streams[:count]
 
     def late_s(self, now_s: float) -> float:
         """How late results come, of the batcher that is latest."""

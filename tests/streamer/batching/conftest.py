@@ -12,6 +12,7 @@ import torch
 from wavlm_live.model import CTCTokenizer, StreamingContext, WavLMConfig, WavLMForCTC
 from wavlm_live.streamer import EndpointRules, Event, Final, Partial, Problem, SessionSettings
 from wavlm_live.streamer.recogniser import Recogniser
+from wavlm_live.streamer.stream_slots import StreamSlots
 
 RULES = EndpointRules(silence_ms=200, max_segment_s=1.0, no_speech_ms=400)
 VOCABULARY = {"<pad>": 0, "|": 1} | {letter: 2 + n for n, letter in enumerate("abcdefgh")}
@@ -152,3 +153,51 @@ def settings_of() -> Callable[..., SessionSettings]:
         return SessionSettings(**{"endpoint": RULES, "partial_hop_ms": 0, **changes})
 
     return make
+
+
+@pytest.fixture
+def slow(monkeypatch, clock):
+    """Every step takes 20 ms and 10 ms for each stream on the test's clock; the factor can be changed."""
+    compute, pace = StreamSlots.compute, {"factor": 1.0}
+
+    def timed(slots, rows, *, commit=True):
+        clock.now_s += pace["factor"] * (0.02 + 0.01 * len(rows))
+        return compute(slots, rows, commit=commit)
+
+    monkeypatch.setattr(StreamSlots, "compute", timed)
+    return pace
+
+
+class Crowd:
+    """People who speak at the pace of speech on the test's clock, in blocks of 50 ms."""
+
+    def __init__(self, batchers, clock):
+        self.batchers, self.clock = batchers, clock
+        self.speaking = {}  # stream -> (sound, when it began)
+
+    def join(self, stream, sound):
+        self.speaking[stream] = sound, self.clock.now_s
+
+    def pass_time(self, seconds):
+        end_s = self.clock.now_s + seconds
+        while self.clock.now_s < end_s:
+            before_s = self.clock.now_s
+            for stream, (sound, began_s) in list(self.speaking.items()):
+                if stream.ended:
+                    del self.speaking[stream]
+                    continue
+                spoken = int((self.clock.now_s - began_s) * 20) * 800
+                while stream.samples_taken < min(spoken, len(sound)) and not stream.ended:
+                    stream.feed(sound[stream.samples_taken :][:800])
+                if stream.samples_taken >= len(sound):
+                    stream.finish()
+                    del self.speaking[stream]
+            worked = [batcher.tick() for batcher in self.batchers]
+            if not any(worked) and self.clock.now_s == before_s:
+                self.clock.now_s += 0.01
+
+
+@pytest.fixture
+def crowd_of(clock) -> Callable[..., Crowd]:
+    """`crowd_of(batcher, ...)`: people who speak to batchers that take turns."""
+    return lambda *batchers: Crowd(batchers, clock)

@@ -12,48 +12,6 @@ from wavlm_live.streamer.admission import BatcherRules, LoadMeter, Overloaded, R
 from wavlm_live.streamer.batcher import Batcher
 from wavlm_live.streamer.batcher_group import good_batch
 from wavlm_live.streamer.step_cost import StepCost
-from wavlm_live.streamer.stream_slots import StreamSlots
-
-
-@pytest.fixture
-def slow(monkeypatch, clock):
-    """Every step takes 20 ms and 10 ms for each stream on the test's clock; the factor can be changed."""
-    compute, pace = StreamSlots.compute, {"factor": 1.0}
-
-    def timed(slots, rows, *, commit=True):
-        clock.now_s += pace["factor"] * (0.02 + 0.01 * len(rows))
-        return compute(slots, rows, commit=commit)
-
-    monkeypatch.setattr(StreamSlots, "compute", timed)
-    return pace
-
-
-class Crowd:
-    """People who speak at the pace of speech on the test's clock, in blocks of 50 ms."""
-
-    def __init__(self, batcher, clock):
-        self.batcher, self.clock = batcher, clock
-        self.speaking = {}  # stream -> (sound, when it began)
-
-    def join(self, stream, sound):
-        self.speaking[stream] = sound, self.clock.now_s
-
-    def pass_time(self, seconds):
-        end_s = self.clock.now_s + seconds
-        while self.clock.now_s < end_s:
-            before_s = self.clock.now_s
-            for stream, (sound, began_s) in list(self.speaking.items()):
-                if stream.ended:
-                    del self.speaking[stream]
-                    continue
-                spoken = int((self.clock.now_s - began_s) * 20) * 800
-                while stream.samples_taken < min(spoken, len(sound)) and not stream.ended:
-                    stream.feed(sound[stream.samples_taken :][:800])
-                if stream.samples_taken >= len(sound):
-                    stream.finish()
-                    del self.speaking[stream]
-            if not self.batcher.tick() and self.clock.now_s == before_s:
-                self.clock.now_s += 0.01
 
 
 def test_refused_with_a_reason_by_measured_cost(recogniser, clock, slow, settings_of):
@@ -87,7 +45,7 @@ def test_refused_by_number(recogniser, clock, settings_of):
     batcher.open(settings_of())
 
 
-def test_overload_and_back(recogniser, clock, slow, noise, heard, same, alone, settings_of, seed):
+def test_overload_and_back(recogniser, clock, slow, crowd_of, noise, heard, same, alone, settings_of, seed):
     """Ten people speak; the machine becomes 2.5 times slower, then as fast as before.
 
     Provisional passes go first, then the newest streams, with a reason and their state; those who stay lose nothing,
@@ -95,7 +53,7 @@ def test_overload_and_back(recogniser, clock, slow, noise, heard, same, alone, s
     """
     rng = random.Random(seed)
     batcher = Batcher(recogniser, BatcherRules(most_load=10, late_s=1.0, calibrate=False, queue_s=60), clock=clock)
-    crowd, settings = Crowd(batcher, clock), settings_of(partial_hop_ms=40, context=StreamingContext(12, 10, 2))
+    crowd, settings = crowd_of(batcher), settings_of(partial_hop_ms=40, context=StreamingContext(12, 10, 2))
     sounds, results, streams = [noise(22, rng.randrange(10**6)) for _ in range(10)], [heard() for _ in range(10)], []
     for sound, result in zip(sounds, results, strict=True):
         streams.append(batcher.open(settings, result))
@@ -141,10 +99,10 @@ def test_overload_and_back(recogniser, clock, slow, noise, heard, same, alone, s
         same(results[n].lasting, alone(sounds[n], settings).lasting)
 
 
-def test_a_recording_sent_at_once_is_nobodys_delay(recogniser, clock, slow, noise, heard, settings_of):
+def test_a_recording_sent_at_once_is_nobodys_delay(recogniser, clock, slow, crowd_of, noise, heard, settings_of):
     """Deadlines are at the pace of speech, so a client with a file makes nobody late and is not late itself."""
     batcher = Batcher(recogniser, BatcherRules(calibrate=False, late_s=0.5, queue_s=60), clock=clock)
-    crowd, result = Crowd(batcher, clock), heard()
+    crowd, result = crowd_of(batcher), heard()
     file = batcher.open(settings_of())
     file.feed(noise(30, 1))
     live = batcher.open(settings_of(), result)
@@ -199,13 +157,15 @@ def test_costs_measured_while_other_work_ran_recover():
     assert cost.seconds(64) > 2.5 * true_s(64)
 
 
-def test_a_server_that_started_on_a_busy_machine_lets_people_in_later(recogniser, clock, slow, noise, settings_of):
+def test_a_server_that_started_on_a_busy_machine_lets_people_in_later(
+    recogniser, clock, slow, crowd_of, noise, settings_of
+):
     """Chunks of 100 ms, steps of 20 + 10 n ms, but four times as long while it started."""
     batcher = Batcher(recogniser, BatcherRules(most_load=0.8), clock=clock)
     slow["factor"] = 4.0
     batcher.calibrate()
     slow["factor"] = 1.0
-    crowd = Crowd(batcher, clock)
+    crowd = crowd_of(batcher)
 
     def fill():
         for number in range(20):
