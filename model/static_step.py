@@ -8,7 +8,8 @@ asks the device for a value: on CUDA it is captured as a graph once and replayed
 how it is tested. Rows that nobody needs go to a spare slot.
 
 The results of a greedy stream are packed into one tensor, token, probability and what is silent for each frame, and
-fetched at once: that fetch is the only wait.
+fetched at once: that fetch is the only wait. Where a stream of a call has voice heads, they read the layers of all its
+rows within the same step, and their few numbers of each frame are fetched with the rest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .states import StreamStates
 
 if TYPE_CHECKING:
     from .ctc import WavLMForCTC
+    from .voice_heads import VoiceHeads
 
 NUMBERS = ("slot", "new", "kept", "waiting", "committed", "own", "seen")
 """What a call is told of each row: its slot; new samples; samples kept from before; frames that wait and that are
@@ -54,12 +56,20 @@ class StaticStep:
         rows: streams in a call.
         commit: commit a chunk of each; else look at what waits.
         silent: outputs whose probabilities greedy decoders want besides the best one; None: all log-probabilities.
+        heads: read the layers of every row; None: no stream of the call has any.
     """
 
     def __init__(
-        self, model: WavLMForCTC, states: StreamStates, rows: int, *, commit: bool, silent: Sequence[int] | None
+        self,
+        model: WavLMForCTC,
+        states: StreamStates,
+        rows: int,
+        *,
+        commit: bool,
+        silent: Sequence[int] | None,
+        heads: VoiceHeads | None = None,
     ) -> None:
-        self.model, self.states, self.rows, self.commit = model, states, rows, commit
+        self.model, self.states, self.rows, self.commit, self.heads = model, states, rows, commit, heads
         self.silent = None if silent is None else list(silent)
         context, device = states.context, states.device
         self.frames = context.step_frames
@@ -72,6 +82,10 @@ class StaticStep:
         self.numbers = torch.zeros(len(NUMBERS), rows, dtype=torch.int64, device=device)
         self.samples = torch.zeros(rows, self.chunk_samples, device=device)
         self.results = torch.zeros(rows, self.frames, values, device=device)
+        voices = 0 if heads is None else heads.values
+        self.host_voices = torch.zeros(rows, self.frames, voices, pin_memory=pinned)
+        """What the heads said in the last call, `[rows, frames, values]`, to be read before the next one."""
+        self.voices = torch.zeros(rows, self.frames, voices, device=device)
         encoder = model.wavlm.encoder
         with torch.no_grad():
             self._rel = encoder.relative_vector(context.left_frames + self.frames)
@@ -106,6 +120,8 @@ class StaticStep:
         else:
             self._compute()
         self.host_results.copy_(self.results, non_blocking=True)
+        if self.heads is not None:
+            self.host_voices.copy_(self.voices, non_blocking=True)
         if self.states.device.type == "cuda":
             torch.cuda.current_stream(self.states.device).synchronize()  # the one wait
         return self.host_results[: len(rows)], own, seen
@@ -183,7 +199,9 @@ class StaticStep:
         kept_position = states.position if states.position.dtype == x.dtype else states.position.to(x.dtype)
         position = base.encoder.pos_conv_embed(x, kept_position, slot, committed)
         layout = _StaticLayout(self, *(number.to(torch.int32) for number in (slot, committed, seen, own)))
-        hidden = base.encoder(x, position, layout)[0]
+        hidden, layers, _ = base.encoder(x, position, layout, self.heads is not None)
+        if self.heads is not None:
+            self.voices.copy_(self.heads.measure(layers))
 
         if states.position_frames:
             history = torch.cat([states.position[slot], x.to(states.dtype)], 1)
@@ -268,7 +286,7 @@ class StepLadder:
     def __init__(self, model: WavLMForCTC, states: StreamStates, silent: Sequence[int], largest: int) -> None:
         self.model, self.states, self.silent = model, states, list(silent)
         self.largest = max(1, min(largest, states.slots - 1))
-        self._steps: dict[tuple[int, bool, bool], StaticStep] = {}
+        self._steps: dict[tuple[int, bool, bool, VoiceHeads | None], StaticStep] = {}
 
     @property
     def sizes(self) -> list[int]:
@@ -276,12 +294,11 @@ class StepLadder:
         sizes = [1 << n for n in range(self.largest.bit_length()) if 1 << n < self.largest]
         return [*sizes, self.largest]
 
-    def at(self, rows: int, *, commit: bool, greedy: bool) -> StaticStep:
+    def at(self, rows: int, *, commit: bool, greedy: bool, heads: VoiceHeads | None = None) -> StaticStep:
         """The smallest step that holds so many rows, made when first asked for."""
         size = next(size for size in self.sizes if size >= rows)
-        key = (size, commit, greedy)
+        key = (size, commit, greedy, heads)
         if key not in self._steps:
-            self._steps[key] = StaticStep(
-                self.model, self.states, size, commit=commit, silent=self.silent if greedy else None
-            )
+            silent = self.silent if greedy else None
+            self._steps[key] = StaticStep(self.model, self.states, size, commit=commit, silent=silent, heads=heads)
         return self._steps[key]

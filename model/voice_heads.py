@@ -139,7 +139,36 @@ class VoiceHeads(nn.Module):
         self.activity = ActivityHead(config) if activity else None
         self.speaker = SpeakerHead(config) if speaker else None
 
+    @property
+    def values(self) -> int:
+        """Numbers that the heads give of a frame, see `measure`."""
+        return (self.activity is not None) + (0 if self.speaker is None else self.config.tdnn_dim[0])
+
     @torch.no_grad()
+    def measure(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        """What the heads say of a step's frames, on the device; nothing in it depends on what the tensors hold.
+
+        Args:
+            hidden_states: input of the first layer and output of each, `[rows, frames, hidden]` each.
+
+        Returns:
+            float32 `[rows, frames, values]`: the probability of speech, and what the time delay network reads, of the
+            heads that there are.
+        """
+        states, found = [state.float() for state in hidden_states], []
+        if self.activity is not None:
+            found.append(self.activity(weighted_layer_sum(states, self.activity.layer_weights)).unsqueeze(-1))
+        if self.speaker is not None:
+            found.append(self.speaker.projector(weighted_layer_sum(states, self.speaker.layer_weights)))
+        return torch.cat(found, -1)
+
+    def frames_of(self, values: np.ndarray) -> VoiceFrames:
+        """What `measure` gave of one stream, float32 `[frames, values]`, head by head."""
+        first = int(self.activity is not None)
+        return VoiceFrames(
+            values[:, 0] if self.activity is not None else None, values[:, first:] if self.speaker is not None else None
+        )
+
     def read(self, hidden_states: Sequence[Tensor]) -> list[VoiceFrames]:
         """What the heads say of a step's frames.
 
@@ -149,17 +178,7 @@ class VoiceHeads(nn.Module):
         Returns:
             One a row, of all its frames.
         """
-        states = [state.float() for state in hidden_states]
-        voiced = projected = None
-        if self.activity is not None:
-            voiced = self.activity(weighted_layer_sum(states, self.activity.layer_weights)).cpu().numpy()
-        if self.speaker is not None:
-            speaker = self.speaker
-            projected = speaker.projector(weighted_layer_sum(states, speaker.layer_weights)).cpu().numpy()
-        return [
-            VoiceFrames(None if voiced is None else voiced[n], None if projected is None else projected[n])
-            for n in range(len(states[0]))
-        ]
+        return [self.frames_of(values) for values in self.measure(hidden_states).cpu().numpy()]
 
     def ready(self, device: torch.device) -> VoiceHeads:
         """For use: what reads every frame on the encoder's device, the small rest on the host."""

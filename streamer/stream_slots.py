@@ -199,19 +199,12 @@ class StreamSlots:
         if any(encoder.slots is not self for encoder in encoders):
             raise StreamError(CLOSED)
         voiced = [n for n, encoder in enumerate(encoders) if commit and encoder.heads is not None]
-        if self.ladder is not None and 0 < len(voiced) < len(rows):  # static steps give no layers: heads step apart
-            others = [n for n in range(len(rows)) if n not in set(voiced)]
-            given = dict(zip(others, self.compute([rows[n] for n in others]), strict=True))
-            given |= zip(voiced, self.compute([rows[n] for n in voiced]), strict=True)
-            return [given[n] for n in range(len(rows))]
-        static = self.ladder is not None and not voiced
         # on a host log-probabilities are at hand as they are
-        greedy = static and all(row.greedy for row in rows)
-        voices: dict[int, VoiceFrames] = {}
-        if self.ladder is None or voiced:
+        greedy = self.ladder is not None and all(row.greedy for row in rows)
+        if self.ladder is None:
             results, own_frames, frames, voices = self._compute_now(rows, commit, voiced)
         else:
-            results, own_frames, frames = self._compute_static(self.ladder, rows, commit, greedy)
+            results, own_frames, frames, voices = self._compute_static(self.ladder, rows, commit, greedy, voiced)
         if commit:
             for encoder, own in zip(encoders, own_frames, strict=True):
                 encoder.committed_frames += own
@@ -240,13 +233,15 @@ class StreamSlots:
         return logprobs, out.own_frames, out.frames, voices
 
     def _compute_static(
-        self, ladder: StepLadder, rows: Sequence[Row], commit: bool, greedy: bool
-    ) -> tuple[np.ndarray, list[int], list[int]]:
+        self, ladder: StepLadder, rows: Sequence[Row], commit: bool, greedy: bool, voiced: list[int]
+    ) -> tuple[np.ndarray, list[int], list[int], dict[int, VoiceFrames]]:
         """The same in static steps; what does not fit into one, such as a stream's first sound, is heard before."""
-        parts, owns, seens = [], [], []
+        parts, owns, seens, voices = [], [], [], {}
         for at in range(0, len(rows), ladder.largest):
             some = rows[at : at + ladder.largest]
-            step = ladder.at(len(some), commit=commit, greedy=greedy)
+            heard = [n for n in voiced if at <= n < at + len(some)]
+            heads = rows[heard[0]].encoder.heads if heard else None  # the model's, which all its streams share
+            step = ladder.at(len(some), commit=commit, greedy=greedy, heads=heads)
             given = []
             for row in some:
                 encoder = row.encoder
@@ -260,9 +255,12 @@ class StreamSlots:
                 given.append(wanted)
             results, own, seen = step.run(given)
             parts.append(results.numpy().copy())  # the next call writes there
+            for n in heard:
+                assert heads is not None
+                voices[n] = heads.frames_of(step.host_voices[n - at, : own[n - at]].numpy().copy())
             owns += own
             seens += seen
-        return np.concatenate(parts), owns, seens
+        return np.concatenate(parts), owns, seens, voices
 
     def _greedy(self, values: np.ndarray) -> np.ndarray:
         """`[frames, token, log-probability, silence...]` in place of log-probabilities."""

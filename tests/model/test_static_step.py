@@ -12,6 +12,7 @@ from wavlm_live.kernels import dispatch
 from wavlm_live.model.context import StreamingContext
 from wavlm_live.model.position import ConvolutionalPosition
 from wavlm_live.model.static_step import StaticRow, StaticStep, StepLadder
+from wavlm_live.model.voice_heads import VoiceHeads
 
 KINDS = {
     "layer_stable": {},
@@ -32,12 +33,23 @@ def pair(law, model, context, slots, device="cpu"):
     return both
 
 
+def heads_of(model):
+    """Voice heads with random weights, beside the model."""
+    config = model.config.replace(tdnn_dim=(6, 8), tdnn_kernel=(3, 1), tdnn_dilation=(1, 1), xvector_output_dim=4)
+    heads = VoiceHeads(config)
+    for parameter in heads.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.3
+    device = model.lm_head.weight.device
+    return heads.ready(device) if device.type == "cuda" else heads.eval().requires_grad_(False)
+
+
 def eager(model, states, rows, commit):
     """The same as `StaticStep.run`."""
     for row in rows:
         if len(row.samples):
             model.listen(states, [row.slot], row.samples[None])
-    out = model.step(states, [r.slot for r in rows], commit=commit, final=[r.final for r in rows], greedy=SILENT)
+    slots, finals = [r.slot for r in rows], [r.final for r in rows]
+    out = model.step(states, slots, commit=commit, final=finals, greedy=SILENT, layers=True)
     return out, model.lm_head(out.last_hidden_state).log_softmax(-1)
 
 
@@ -46,7 +58,7 @@ def compare(law, model, context, rng, device="cpu", tolerance=1e-4):
     """Streams of different ages, with any blocks, provisional looks and ends; in steps of any size."""
     slots, hop = 5, model.config.hop_samples
     plain, fixed = pair(law, model, context, slots, device)
-    ladder = StepLadder(model, fixed, SILENT, 4)
+    ladder, voices = StepLadder(model, fixed, SILENT, 4), heads_of(model)
     ended: set[int] = set()
     checked = 0
     for turn in range(14):
@@ -81,7 +93,15 @@ def compare(law, model, context, rng, device="cpu", tolerance=1e-4):
         if not rows:
             continue
         expected, logprobs = eager(model, plain, rows, commit)
-        results, own, seen = ladder.at(len(rows), commit=commit, greedy=greedy).run(rows)
+        heads = rng.choice([None, voices])
+        step = ladder.at(len(rows), commit=commit, greedy=greedy, heads=heads)
+        results, own, seen = step.run(rows)
+        if heads is not None:
+            said = heads.measure(expected.hidden_states).cpu()
+            for n, frames in enumerate(seen):
+                torch.testing.assert_close(
+                    step.host_voices[n, :frames], said[n, :frames], atol=tolerance, rtol=tolerance
+                )
         assert (own, seen) == (expected.own_frames, expected.frames)
         for n, frames in enumerate(seen):
             if not frames:
@@ -125,6 +145,10 @@ def test_the_ladder_takes_the_smallest_step_that_holds_a_batch(law):
     assert [ladder.at(n, commit=True, greedy=True).rows for n in (1, 2, 3, 5, 16, 17, 24)] == [1, 2, 4, 8, 16, 24, 24]
     assert ladder.at(3, commit=True, greedy=True) is ladder.at(4, commit=True, greedy=True)
     assert ladder.at(3, commit=False, greedy=True) is not ladder.at(4, commit=True, greedy=True)
+    heads = heads_of(model)
+    with_heads = ladder.at(3, commit=True, greedy=True, heads=heads)
+    assert with_heads is ladder.at(4, commit=True, greedy=True, heads=heads)
+    assert with_heads is not ladder.at(4, commit=True, greedy=True)
 
 
 def test_what_does_not_fit_is_told(law):
@@ -153,8 +177,9 @@ def test_nothing_is_asked_of_the_device(law, kind, kernels, monkeypatch):
         states = model.new_states(9, StreamingContext(12, 5, 2))
         for silent in (SILENT, None):
             for commit in (True, False):
-                step = StaticStep(model, states, 4, commit=commit, silent=silent)
-                step._compute()
+                for heads in (None, heads_of(model)):
+                    step = StaticStep(model, states, 4, commit=commit, silent=silent, heads=heads)
+                    step._compute()
         with pytest.raises(DataDependentOutputException):  # what the guard is for
             step.numbers.tolist()
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from wavlm_live.model import ConfigurationError
+from wavlm_live.model.static_step import StaticStep
 from wavlm_live.model.voice_heads import SpeakerNumbers, VoiceHeads
 from wavlm_live.streamer import Activity, Final, Partial, SpeechStarted
 from wavlm_live.streamer.admission import BatcherRules
@@ -19,6 +20,7 @@ from wavlm_live.streamer.recogniser import Recogniser
 from wavlm_live.streamer.saved_stream import SavedStream
 from wavlm_live.streamer.session import SessionSettings
 from wavlm_live.streamer.speakers import SpeakerRules
+from wavlm_live.streamer.stream_slots import Row, StreamSlots
 from wavlm_live.streamer.voice_activity import SpeechRules
 
 FREE = BatcherRules(calibrate=False, most_load=10, late_s=3600)
@@ -107,6 +109,48 @@ def test_alone_in_a_batch_and_at_full_speed(voiced, clock, noise, heard, setting
         else:
             assert {Speaker, Final, Activity} <= kinds
             assert any(w.speaker for e in expected if isinstance(e, Final) for w in e.words)
+
+
+def test_streams_with_heads_share_the_static_step(voiced, noise, monkeypatch):
+    """One call for streams with heads and without, greedy ones and not; they are told what the eager step says."""
+    sounds, context = [noise(1.5, n) for n in range(5)], voiced.contexts["default"]
+    calls = []
+    run = StaticStep.run
+    monkeypatch.setattr(StaticStep, "run", lambda step, rows: calls.append((step.heads, len(rows))) or run(step, rows))
+
+    def told(static: bool, most: int) -> list[list]:
+        slots = StreamSlots(voiced.model, context, 5, static=static)
+        if slots.ladder is not None:
+            slots.ladder.largest = most
+        encoders = [slots.open() for _ in sounds]
+        for n in (1, 2, 4):
+            encoders[n].heads = voiced.voice_heads()
+        found: list[list] = [[] for _ in sounds]
+        for number in range(6):
+            for encoder, sound in zip(encoders, sounds, strict=True):
+                first, chunk = 6 * 320 + 400, 5 * 320
+                encoder.listen(sound[:first] if not number else sound[first + (number - 1) * chunk :][:chunk])
+            order = [(n + number) % 5 for n in range(5)]
+            rows = [Row(encoders[n], final=number == 5, greedy=n != 3) for n in order]
+            for n, step in zip(order, slots.compute(rows), strict=True):
+                found[n].append(step)
+        return found
+
+    expected = told(False, 0)
+    assert not calls
+    for most, batches in ((5, [5] * 6), (2, [2, 2, 1] * 6)):
+        calls.clear()
+        got = told(True, most)
+        assert [rows for _, rows in calls] == batches
+        assert {heads for heads, _ in calls} == ({voiced.voice_heads()} if most == 5 else {voiced.voice_heads(), None})
+        for n, (steps, others) in enumerate(zip(got, expected, strict=True)):
+            for step, other in zip(steps, others, strict=True):
+                assert step.own_frames == other.own_frames
+                assert (step.voices is not None) == (other.voices is not None) == (n in (1, 2, 4))
+                if step.voices is not None:
+                    np.testing.assert_allclose(step.voices.activity, other.voices.activity, atol=1e-5)
+                    np.testing.assert_allclose(step.voices.speaker, other.voices.speaker, atol=1e-4)
+                    assert len(step.voices.activity) == step.own_frames
 
 
 def test_activity_of_the_head_covers_every_frame_and_starts_speech(voiced, noise, settings_of):
