@@ -82,12 +82,12 @@ def register(app: typer.Typer, make_terminal: MakeTerminal, with_signals: WithSi
         json_logs: Annotated[
             bool, typer.Option("--json-logs", help="A line of JSON on stderr for each event.")
         ] = False,
-        model: options.Model = None,
+        model: options.ServedModel = None,
         also: Annotated[
             list[str] | None,
             typer.Option(
                 "--also",
-                metavar="MODEL",
+                metavar="[NAME=]MODEL",
                 show_default=False,
                 help="A further model that clients may choose by name; again for more. `--model` stays the default.",
             ),

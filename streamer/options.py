@@ -79,6 +79,18 @@ Model = Annotated[
         help="Bundled name, folder or hub id of a WavLM with a CTC head. Default: the bundled model.",
     ),
 ]
+ServedModel = Annotated[
+    str | None,
+    _option(
+        "--model",
+        "-m",
+        panel=_MODEL,
+        show_default=False,
+        metavar="[NAME=]MODEL",
+        help="Bundled name, folder or hub id of a WavLM with a CTC head. Default: the bundled model. Clients call a "
+        "folder by its last part, or by NAME.",
+    ),
+]
 Device = Annotated[
     str,
     _option(

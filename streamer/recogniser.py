@@ -24,6 +24,7 @@ from .decoding_defaults import FILE, DecodingDefaults, read_defaults
 from .encoder import EncoderStream, LocalEncoder
 from .known_speakers import read_known
 from .language_model import load_language_model
+from .model_names import name_of
 from .session import Session, SessionSettings
 from .speakers import SpeakerRules
 
@@ -122,6 +123,8 @@ class Recogniser:
         name_or_path: str | os.PathLike[str] | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
+        *,
+        name: str | None = None,
     ) -> Recogniser:
         """Load a checkpoint.
 
@@ -131,6 +134,7 @@ class Recogniser:
             device: to compute on: auto, cpu, cuda or cuda:N.
             dtype: to compute in: float32 (None), bfloat16 or float16; "auto": what is fastest here, on a CPU found by
                 trying (`cpu_choice`), on a GPU bfloat16.
+            name: shown to users, on a server to clients; None: see `model_names.name_of`.
 
         Raises:
             CheckpointError: no such checkpoint, or one that cannot be used.
@@ -148,7 +152,7 @@ class Recogniser:
         path = name_or_path
         if path is None or bundled:
             path = bundled_path(None if path is None else str(path))
-        name = path.name if bundled and isinstance(path, Path) else str(path)
+        name = name or name_of(name_or_path)
         source = Source(path)
         tokenizer = CTCTokenizer.from_pretrained(path)
         contexts = read_contexts(source.find("streaming.json"))

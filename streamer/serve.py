@@ -40,6 +40,7 @@ class ServeRequest:
     log_text: bool
     json_logs: bool
     model: str | None = None
+    """As `NAME=WHERE` where clients are to call it otherwise than by its own name."""
     device: str = "auto"
     threads: int | None = None
     context: str | None = None
@@ -52,7 +53,7 @@ class ServeRequest:
     known_speakers: Path | None = None
     """Whose names clients may be told."""
     also: tuple[str, ...] = ()
-    """Further models that clients may choose."""
+    """Further models that clients may choose, named likewise."""
 
 
 def dashboard_url(stream_url: str) -> str:
@@ -74,6 +75,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     from .admission import BatcherRules
     from .batcher import Batcher
     from .endpointing import EndpointRules
+    from .model_names import ServedModel, all_different
     from .recogniser import Recogniser
     from .server.keys import read_keys
     from .server.logs import JsonLines
@@ -107,10 +109,11 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     terminal.wait("Loading the model ...")
-    recogniser = Recogniser.load(request.model, request.device, "auto")
-    further = [Recogniser.load(name, request.device, "auto") for name in request.also]
     with as_usage():
-        _all_different([recogniser, *further])
+        models = [ServedModel.parse(text) for text in (request.model, *request.also)]
+        all_different(models)
+    recogniser, *further = [Recogniser.load(model.where, request.device, "auto", name=model.name) for model in models]
+    with as_usage():
         session = SessionSettings(
             context=recogniser.context(request.context or "default"),
             partial_hop_ms=request.partial_hop_ms,
@@ -159,9 +162,3 @@ def session_of(
             terminal.warn(f"no speakers with {recogniser.name}: {error}")
             speakers = replace(speakers, enabled=False, known_path=None)
     return replace(session, context=context, speakers=speakers)
-
-
-def _all_different(recognisers: list[Recogniser]) -> None:
-    names = [recogniser.name for recogniser in recognisers]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigurationError(f"the model {', '.join(twice)} is named twice; give each once, by --model or --also")

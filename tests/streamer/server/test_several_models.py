@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +14,17 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+import soundfile
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from wavlm_live.model.errors import ConfigurationError
+from wavlm_live.model.errors import CheckpointError, ConfigurationError
 from wavlm_live.streamer import Recogniser, SessionSettings
 from wavlm_live.streamer.admission import BatcherRules, Overloaded
 from wavlm_live.streamer.batcher import Batcher
 from wavlm_live.streamer.client import Client, Retry
 from wavlm_live.streamer.events import Final, Ready
+from wavlm_live.streamer.model_names import ServedModel
 from wavlm_live.streamer.protocols.native_client import ServerRefused
 from wavlm_live.streamer.serve import session_of
 from wavlm_live.streamer.server.offered_models import OfferedModels
@@ -147,8 +151,6 @@ def test_what_the_server_tells(both, bundled, tiny):
 
 
 def test_compatible_protocols_take_any_name_and_know_the_offered_ones(both, tiny, bundled, sound, tmp_path):
-    import soundfile
-
     path = tmp_path / "sound.wav"
     soundfile.write(path, sound, 16_000, subtype="PCM_16")
     texts = {r.name: " ".join(text for text, *_ in alone(r, sound)) for r in (bundled, tiny)}
@@ -245,13 +247,82 @@ def test_models_that_cannot_be_offered_together(tiny):
         OfferedModels(twice, ServerSettings())
 
 
-def test_serve_with_also(start_process, tiny_model, sound, bundled, tiny):
-    with start_process("--also", str(tiny_model), "--context", "low") as server:
-        for model, recogniser in ((None, bundled), (str(tiny_model), tiny)):
+def test_serve_with_also(start_process, tiny_model, sound, bundled, tmp_path):
+    """A folder by its last part, and the same by a name of the operator's; its path goes to nobody."""
+    where = tmp_path / "secret" / "mine"
+    shutil.copytree(tiny_model, where)
+    with start_process("--also", str(where), "--also", f"clear.2={where}", "--context", "low") as server:
+        for model, name in (
+            (None, bundled.name),
+            ("mine", "mine"),
+            ("clear.2", "clear.2"),
+        ):
             found, texts = said(server.url, sound, model)
-            assert found == recogniser.name
+            assert found == name
             assert texts
+        told = []
+        for asked in (str(where), f"clear.2={where}"):
+            with connect(server.url) as client:
+                client.send(json.dumps({"type": "start", "model": asked}))
+                problem = json.loads(client.recv(30))
+                assert problem["code"] == "unknown_model"
+                assert problem["message"].endswith(f"it has {bundled.name}, mine, clear.2")
+        with connect(server.url) as client:
+            client.send(json.dumps({"type": "start", "model": "mine", "settings": {"speakers": {"enabled": True}}}))
+            told.append(client.recv(30))
+            assert "mine has no voice heads" in told[0]
+        base = server.url.replace("ws", "http", 1).removesuffix("/v1/stream")
+        out = io.BytesIO()
+        soundfile.write(out, sound[:16_000], 16_000, format="WAV", subtype="PCM_16")
+        with connect(server.url) as client, httpx.Client(base_url=base, timeout=60) as http:
+            client.send(json.dumps({"type": "start", "model": "mine"}))
+            told.append(client.recv(30))
+            told += [http.get(path).text for path in ("/v1/dashboard", "/v1/sessions", "/metrics", "/readyz")]
+            for format in ("verbose_json", "vtt", "srt"):
+                form = {"model": "mine", "response_format": format}
+                told.append(http.post("/v1/audio/transcriptions", files={"file": out.getvalue()}, data=form).text)
+        assert any('"mine"' in text for text in told)
+        assert not any("secret" in text or str(tmp_path) in text for text in told)
         assert server.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "where"),
+    [
+        (None, "english", None),
+        ("english", "english", "english"),
+        ("en=english", "en", "english"),
+        ("microsoft/wavlm-base-plus", "microsoft/wavlm-base-plus", "microsoft/wavlm-base-plus"),
+        ("base=microsoft/wavlm-base-plus", "base", "microsoft/wavlm-base-plus"),
+        ("runs/mine", "mine", "runs/mine"),
+        ("runs/mine/", "mine", "runs/mine/"),
+        ("./runs/../runs/mine/.", "mine", "./runs/../runs/mine/."),
+        ("lr=3", "lr=3", "lr=3"),
+        ("a=lr=3", "a", "lr=3"),
+        (".", "here", "."),
+    ],
+)
+def test_what_a_model_is_called(given, name, where, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    (here / "runs" / "mine").mkdir(parents=True)
+    (here / "lr=3").mkdir()
+    monkeypatch.chdir(here)
+    assert ServedModel.parse(given) == ServedModel(name, where)
+
+
+@pytest.mark.parametrize("given", ["=english", "a b=english", "../x=english", "x=", f"{'n' * 81}=english", "/=english"])
+def test_names_that_cannot_be(given):
+    with pytest.raises(ConfigurationError, match="expected NAME=WHERE"):
+        ServedModel.parse(given)
+
+
+def test_a_folder_without_a_name_and_none_at_all(tmp_path):
+    with pytest.raises(ConfigurationError, match="NAME=/"):
+        ServedModel.parse("/")
+    for missing in (f"{tmp_path}/none", f"a={tmp_path}/none"):
+        with pytest.raises(CheckpointError, match="there is no folder"):
+            ServedModel.parse(missing)
+    assert Recogniser.load(None, "cpu", name="mine").name == "mine"
 
 
 def test_what_a_further_model_cannot_is_left_out_and_told(tiny, bundled):
@@ -267,10 +338,13 @@ def test_what_a_further_model_cannot_is_left_out_and_told(tiny, bundled):
     assert (same, told) == (base, [])
 
 
-def test_serve_refuses_a_model_named_twice(command, tiny_model):
-    answer = command("serve", "--port", "0", "--also", tiny_model)
-    assert answer.code == 2
-    assert "twice" in answer.err
+def test_serve_refuses_a_model_named_twice(command, tiny_model, tmp_path):
+    (tmp_path / tiny_model.name).mkdir()
+    for also in (tiny_model, tmp_path / tiny_model.name, f"{tiny_model.name}=english"):
+        answer = command("serve", "--port", "0", "--model", tiny_model, "--also", also)
+        assert answer.code == 2
+        assert "twice" in answer.err
+        assert "NAME=FOLDER" in answer.err
     missing = command("serve", "--port", "0", "--also", Path("/nonexistent"))
     assert missing.code != 0
     assert "/nonexistent" in missing.err
