@@ -15,10 +15,11 @@ def clock_of(result: dict[str, Any]) -> str:
 
 def attention_cpu(result: dict[str, Any]) -> Table:
     """Streaming and full attention beside the other ways, and which rows were left out."""
-    sides = ("no bias", "from rings", "eager", "sdpa + mask", "ours")
+    sides = ("no bias", "from rings", "eager", "sdpa + mask", "flex", "ours")
     rows: Rows = []
     left_out: dict[str, list[str]] = {}
-    for r in result["rows"]:
+    order = ("heads", "dtype", "left", "count", "frames", "mode")
+    for r in sorted(result["rows"], key=lambda r: (r["kind"] == "full", *(r[k] for k in order))):
         what = f"{r['count']} x {r['frames']}" + (f", left {r['left']}" if r["kind"] == "stream" else f", {r['mode']}")
         what = f"{'streams' if r['kind'] == 'stream' else 'whole'} {what}, {r['heads']} heads, {r['dtype']}"
         if "left_out" in r:

@@ -64,8 +64,12 @@ def triton_present() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@lru_cache(maxsize=1)
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter."""
+    """Whether kernels run in Triton's interpreter.
+
+    Triton reads the variable when it is imported, so it is read once here too: every operation of every step asks, and
+    reading the environment takes as long as computing a small tensor."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 

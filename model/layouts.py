@@ -98,5 +98,6 @@ class StepLayout:
         out = streaming_attention(
             q, k, v, gate, self.rel, states.keys, states.values, layer, self.slots, self.committed, self.frames,
             self.own, key_scales=states.key_scales, value_scales=states.value_scales, sheared=self.sheared,
+            room=states.ring_room,
         )  # fmt: skip
         return out, None

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..kernels import new_ring, ring_room
 from .config import WavLMConfig
 from .context import StreamingContext
 from .errors import StreamError
@@ -68,9 +69,16 @@ class StreamStates:
         """The last committed frames before the position was added, right-aligned."""
         self.ring_dtype = ring_dtype or dtype
         ring = (self.layers, context.left_frames)
-        self.keys = new(*ring, hidden, kind=self.ring_dtype)
-        """Ring: the key of frame t stands at index t modulo left_frames."""
-        self.values = new(*ring, hidden, kind=self.ring_dtype)
+        self.ring_room = ring_room(context.step_frames, dtype, self.ring_dtype, self.device)
+        """Frames behind each ring that a step may use for itself; part of no tensor."""
+        self.keys, self.values = (
+            new_ring(
+                slots, *ring, config.num_attention_heads, config.head_size, room=self.ring_room,
+                dtype=self.ring_dtype, device=self.device,
+            )
+            for _ in range(2)
+        )  # fmt: skip
+        """Rings `[slots, layers, left, heads, size]`: the key of frame t stands at index t modulo left_frames."""
         scaled = self.ring_dtype == torch.int8
         self.key_scales = new(*ring, config.num_attention_heads, kind=torch.float32) if scaled else None
         """What int8 keys are multiplied with, for each frame and head."""
@@ -184,5 +192,5 @@ class StreamStates:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        """Bytes of all tensors, and of the room behind the rings."""
+        return sum(t.untyped_storage().nbytes() for t in self.tensors().values())

@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from wavlm_live.kernels import relative_vector, streaming_attention, streaming_bias
-from wavlm_live.kernels.streaming_attention_torch import quantise
+from wavlm_live.kernels import new_ring, relative_vector, ring_room, streaming_attention, streaming_bias
+from wavlm_live.kernels.rings import quantise
+from wavlm_live.kernels.streaming_attention_torch import step_bias, together
 
 FARTHEST, LAYERS, LAYER = 800, 2, 1
 
@@ -34,7 +36,7 @@ def integers(values) -> Tensor:
 class Streams:
     """Rings full of NaN in which some streams have a past, and that past as plain lists."""
 
-    def __init__(self, oracle, shape: str, dtype: torch.dtype, ring_dtype: torch.dtype):
+    def __init__(self, oracle, shape: str, dtype: torch.dtype, ring_dtype: torch.dtype, in_place: bool = False):
         self.width, self.ring, committed, frames, self.heads, self.size = SHAPES[shape]
         self.oracle, self.dtype, self.ring_dtype = oracle, dtype, ring_dtype
         rows = len(committed)
@@ -42,7 +44,11 @@ class Streams:
         self.slots = torch.randperm(rows + 2)[:rows].to(torch.int32)
         place = (rows + 2, LAYERS, self.ring)
         empty = 99 if ring_dtype == torch.int8 else math.nan
-        self.rings = [torch.full((*place, self.heads * self.size), empty, dtype=ring_dtype) for _ in range(2)]
+        self.room = ring_room(self.width, dtype, ring_dtype) if in_place else 0
+        shape_of = (*place, self.heads, self.size)
+        self.rings = [new_ring(*shape_of, room=self.room, dtype=ring_dtype).fill_(empty) for _ in range(2)]
+        for ring in self.rings:  # the room too
+            torch.empty(0, dtype=ring_dtype).set_(ring.untyped_storage()).fill_(empty)
         self.scales: list[Tensor | None] = [None, None]
         if ring_dtype == torch.int8:
             self.scales = [torch.full((*place, self.heads), math.nan) for _ in range(2)]
@@ -60,11 +66,11 @@ class Streams:
             if self.ring_dtype == torch.int8:
                 largest = frame.float().abs().amax(-1, keepdim=True)
                 whole = (frame.float() / largest * 127).round()
-                self.rings[which][at] = whole.flatten().to(torch.int8)
+                self.rings[which][at] = whole.to(torch.int8)
                 self.scales[which][at] = largest[:, 0] / 127
                 held.append((whole * largest / 127).to(self.dtype))
             else:
-                self.rings[which][at] = frame.flatten().to(self.ring_dtype)
+                self.rings[which][at] = frame.to(self.ring_dtype)
                 held.append(frame.to(self.ring_dtype).to(self.dtype))
         return torch.stack(held) if held else x
 
@@ -74,7 +80,7 @@ class Streams:
         return streaming_attention(
             q, k, v, gate, rel, *self.rings, LAYER, self.slots, integers(self.committed), integers(self.frames),
             None if own is None else integers(own), key_scales=self.scales[0], value_scales=self.scales[1],
-            sheared=streaming_bias(rel, q, self.ring),
+            sheared=streaming_bias(rel, q, self.ring), room=self.room,
         )  # fmt: skip
 
     def state(self) -> list[Tensor]:
@@ -83,9 +89,12 @@ class Streams:
 
 TYPES = {
     "float32": (torch.float32, torch.float32),
+    "float32 in place": (torch.float32, torch.float32, True),
     "float16": (torch.float16, torch.float16),
     "float32, half ring": (torch.float32, torch.float16),
+    "float16 in place": (torch.float16, torch.float16, True),
     "bfloat16": (torch.bfloat16, torch.bfloat16),
+    "bfloat16 in place": (torch.bfloat16, torch.bfloat16, True),
     "int8 ring": (torch.float32, torch.int8),
 }
 
@@ -95,12 +104,15 @@ TYPES = {
 @pytest.mark.usefixtures("poisoned_memory")
 def test_steps(seed, oracle, path, shape, types):
     """A look without commit, the same with it, and the next step, which reads what the second wrote."""
-    if types != "float32" and shape in ("beyond the last bucket", "16 heads, step of one"):
+    if "float32" not in types and shape in ("beyond the last bucket", "16 heads, step of one"):
         pytest.skip("float32 says it all")
-    if types == "bfloat16" and path == "interpreter":
+    if "bfloat16" in types and path == "interpreter":
         pytest.skip("Triton's interpreter computes bfloat16 wrongly")
-    dtype, ring_dtype = TYPES[types]
-    streams = Streams(oracle, shape, dtype, ring_dtype)
+    if "in place" in types and path == "interpreter":
+        pytest.skip("kernels read every ring where it stands")
+    dtype = TYPES[types][0]
+    streams = Streams(oracle, shape, *TYPES[types])
+    assert (streams.room > 0) == ("in place" in types)
     new = oracle.inputs(len(streams.frames), streams.width, streams.heads, streams.size, dtype)
     q, k, v, gate, table = new
     for row, frames in enumerate(streams.frames):  # frames that are not there may hold anything
@@ -143,8 +155,8 @@ def test_keys_shared_by_programs(seed, oracle, monkeypatch, shape, types, proces
     """On a GPU with so many multiprocessors: some shares stay empty, some streams have none to share; reruns equal."""
     kernel = importlib.import_module("wavlm_live.kernels.streaming_attention_kernel")
     monkeypatch.setattr(kernel, "multiprocessors", lambda device: processors)
-    dtype, ring_dtype = TYPES[types]
-    streams = Streams(oracle, shape, dtype, ring_dtype)
+    dtype = TYPES[types][0]
+    streams = Streams(oracle, shape, *TYPES[types])
     streams.frames[0] = 0  # a row of the batch that has nothing new
     new = oracle.inputs(len(streams.frames), streams.width, streams.heads, streams.size, dtype)
     for row, frames in enumerate(streams.frames):
@@ -160,7 +172,7 @@ def test_keys_shared_by_programs(seed, oracle, monkeypatch, shape, types, proces
     assert taken[0] > 1 or streams.ring == 0
 
 
-@pytest.mark.parametrize("types", ["float32", "int8 ring"])
+@pytest.mark.parametrize("types", ["float32", "float32 in place", "int8 ring"])
 def test_a_commit_writes_the_right_places_and_no_other(seed, oracle, path, types):
     streams = Streams(oracle, "mixed ages, one empty", *TYPES[types])
     new = oracle.inputs(4, streams.width, streams.heads, streams.size)
@@ -172,9 +184,9 @@ def test_a_commit_writes_the_right_places_and_no_other(seed, oracle, path, types
                 frame = new[1 + which][row, n]
                 if types == "int8 ring":
                     whole, scale = quantise(frame)
-                    expected[which][at], expected[2 + which][at] = whole.flatten(), scale
+                    expected[which][at], expected[2 + which][at] = whole, scale
                 else:
-                    expected[which][at] = frame.flatten()
+                    expected[which][at] = frame
     streams.call(new, [16, 0, 7, 1])
     for got, wanted in zip(streams.state(), expected, strict=True):
         assert torch.equal(got.isnan(), wanted.isnan())
@@ -213,7 +225,7 @@ def test_error_of_an_int8_ring(seed, oracle, path):
 def test_opcheck_and_one_graph(seed, oracle, path):
     streams = Streams(oracle, "no ring", torch.float32, torch.float32)
     streams.ring = 12
-    streams.rings = [torch.randn(4, LAYERS, 12, streams.heads * streams.size) for _ in range(2)]
+    streams.rings = [torch.randn(4, LAYERS, 12, streams.heads, streams.size) for _ in range(2)]
     q, k, v, gate, table = oracle.inputs(2, streams.width, streams.heads, streams.size)
     rel = relative_vector(table, 20, FARTHEST)
     sheared = streaming_bias(rel, q, 12)
@@ -221,7 +233,7 @@ def test_opcheck_and_one_graph(seed, oracle, path):
     torch.library.opcheck(torch.ops.wavlm_live.streaming_bias, (rel, q, 12))
     arguments = (
         q, k, v, gate, rel, sheared, *streams.rings, None, None, LAYER, streams.slots, integers([10, 0]),
-        integers([8, 8]), integers([4, 8]), True,
+        integers([8, 8]), integers([4, 8]), True, 0,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.wavlm_live.streaming_attention, arguments)
 
@@ -248,6 +260,54 @@ def test_opcheck_and_one_graph(seed, oracle, path):
     assert all(torch.equal(a, b) for a, b in zip(rings, streams.rings, strict=True))  # written by the graph too
 
 
+@pytest.mark.parametrize("shape", ["mixed ages, one empty", "two tiles of frames", "no ring"])
+@pytest.mark.parametrize("types", ["float32", "int8 ring"])
+def test_all_streams_in_one_call(seed, oracle, shape, types):
+    """What torch's path does on devices other than the CPU."""
+    streams = Streams(oracle, shape, *TYPES[types])
+    q, k, v, gate, table = new = oracle.inputs(len(streams.frames), streams.width, streams.heads, streams.size)
+    for row, frames in enumerate(streams.frames):
+        for x in (k, v):
+            x[row, frames:] = math.nan
+    bias = step_bias(relative_vector(table, streams.ring + streams.width, FARTHEST), streams.width, streams.ring)
+    counters = streams.slots, integers(streams.committed), integers(streams.frames)
+    out = together(q, k, v, gate, bias, *streams.rings, *streams.scales, LAYER, *counters)
+    assert oracle.error(out, oracle.step(*new, streams.past, streams.frames)) < 1e-6
+
+
+class Followed(TorchDispatchMode):
+    """Names of the operations that torch's registry runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("types", ["float32", "float32 in place"])
+def test_past_the_registry_and_through_it(seed, oracle, path, types):
+    """Without autograd the registry is passed by, unless a mode follows operations; the bits are the same."""
+    streams = Streams(oracle, "mixed ages, one empty", *TYPES[types])
+    new, own = oracle.inputs(4, streams.width, streams.heads, streams.size), [16, 0, 7, 1]
+    before = streams.state()
+    results = []
+    for kind in ("autograd", "no autograd", "followed"):
+        for held, kept in zip(streams.rings, before, strict=True):
+            held.copy_(kept)
+        with torch.set_grad_enabled(kind == "autograd"):
+            if kind != "followed":
+                results.append([streams.call(new, own), *streams.state()])
+                continue
+            with Followed() as mode:
+                results.append([streams.call(new, own), *streams.state()])
+            assert "wavlm_live.streaming_attention.default" in mode.names
+    for other in results[1:]:
+        assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(results[0], other, strict=True))
+
+
 def test_what_does_not_fit_is_told(oracle):
     q, k, v, gate, table = oracle.inputs(2, 8, 2, 16)
     rel = relative_vector(table, 27, FARTHEST)
@@ -259,7 +319,7 @@ def test_what_does_not_fit_is_told(oracle):
         streaming_attention(q, k, v, gate, rel, *rings, 2, *counters)
     with pytest.raises(ValueError, match=r"rings of torch\.int8 need scales"):
         streaming_attention(q, k, v, gate, rel, *(x.to(torch.int8) for x in rings), 0, *counters)
-    with pytest.raises(ValueError, match=r"expected two \[slots, layers, ring, 32\]"):
+    with pytest.raises(ValueError, match=r"expected two \[slots, layers, ring, 2, 16\]"):
         streaming_attention(q, k, v, gate, rel, rings[0], rings[1][:, :, :5], 0, *counters)
     with pytest.raises(ValueError, match=r"committed has shape .* expected int32"):
         streaming_attention(q, k, v, gate, rel, *rings, 0, counters[0], counters[1].long(), counters[2])
@@ -271,7 +331,7 @@ def test_a_bias_in_other_strides_is_read_as_what_it_is(seed, oracle, path):
     rel = relative_vector(table, streams.width, FARTHEST)
     counters = integers([0, 1]), integers([0, 0]), integers([8, 8])
     sheared = streaming_bias(rel, q, 0)
-    strange = sheared.transpose(1, 2).contiguous().transpose(1, 2)
+    strange = sheared.transpose(-1, -2).contiguous().transpose(-1, -2)
     both = [
         streaming_attention(q, k, v, gate, rel, *streams.rings, 0, *counters, sheared=x) for x in (sheared, strange)
     ]
