@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,40 @@ from cpu_step_onnx import onnx_sides
 from machine import RESULTS, median_ms, percentile_ms, write
 from torch import Tensor, nn
 
-from wavlm_live.kernels import relative_vector, streaming_attention, streaming_bias
+from wavlm_live.kernels import new_ring, relative_vector, streaming_attention, streaming_bias
 from wavlm_live.model import StreamingContext, WavLMConfig, WavLMModel
 from wavlm_live.model.packed_linear import pack_linears
 
 CONTEXT = StreamingContext(250, 16, 0)
-RING = CONTEXT.left_frames + CONTEXT.chunk_frames
-"""Of the transformer part alone: what a step writes stands behind what it reads, so it can be repeated."""
+ROOM = CONTEXT.step_frames
+COMMITTED = 3 * CONTEXT.left_frames + 7
+"""Frames before the step: the ring is full and begins somewhere in its middle, as those of a stream mostly do."""
 EXACT = "eager float32"
 """What errors and times are compared with; it is always measured."""
-Way = tuple[Callable[[], Tensor], WavLMModel | None]
+
+
+@dataclass
+class Way:
+    """A way to compute the step."""
+
+    run: Callable[[], Tensor]
+    model: WavLMModel | None = None
+    """For the step from samples, where the way is a model in eager torch."""
+    rings: Sequence[Tensor] = ()
+    """Which every run writes."""
+
+    def __post_init__(self) -> None:
+        self._before = [ring.clone() for ring in self.rings]
+
+    def first(self) -> Tensor:
+        """The output over the rings as they were in the beginning."""
+        for ring, before in zip(self.rings, self._before, strict=True):
+            ring.copy_(before)
+        return self.run()
 
 
 class _Rings:
-    """The layout of a step over given rings, without counters on the host: what a graph can hold."""
+    """The layout of a step over given full rings: what a graph can hold."""
 
     def __init__(self, rel: Tensor, sheared: Tensor, keys: Tensor, values: Tensor, counters: Tensor):
         self.given = rel, sheared, keys, values, counters
@@ -50,7 +71,7 @@ class _Rings:
         rel, sheared, keys, values, counters = self.given
         slots, committed, frames = counters
         return streaming_attention(
-            q, k, v, gate, rel, keys, values, layer, slots, committed, frames, frames, sheared=sheared
+            q, k, v, gate, rel, keys, values, layer, slots, committed, frames, frames, sheared=sheared, room=ROOM
         ), None
 
 
@@ -72,21 +93,21 @@ def inputs(model: WavLMModel, dtype: torch.dtype) -> tuple[Tensor, ...]:
     config = model.config
     torch.manual_seed(1)
     x, position = (torch.randn(1, CONTEXT.chunk_frames, config.hidden_size) for _ in range(2))
-    shape = (1, config.num_hidden_layers, RING, config.hidden_size)
-    keys, values = (torch.randn(shape) * 0.5 for _ in range(2))
+    ring, heads, size = CONTEXT.left_frames, config.num_attention_heads, config.head_size
+    shape = (1, config.num_hidden_layers, ring, heads, size)
+    keys, values = (new_ring(*shape, room=ROOM, dtype=dtype).copy_(torch.randn(shape) * 0.5) for _ in range(2))
     table = model.encoder.layers[0].attention.rel_attn_embed.weight.detach().float()  # type: ignore[union-attr]
-    rel = relative_vector(table, RING + CONTEXT.chunk_frames, config.max_bucket_distance).to(dtype)
-    like = torch.empty(1, CONTEXT.chunk_frames, config.num_attention_heads, 64, dtype=dtype)
-    sheared = streaming_bias(rel, like, RING)
-    counters = torch.tensor([[0], [CONTEXT.left_frames], [CONTEXT.chunk_frames]], dtype=torch.int32)
+    rel = relative_vector(table, ring + CONTEXT.chunk_frames, config.max_bucket_distance).to(dtype)
+    sheared = streaming_bias(rel, torch.empty(1, CONTEXT.chunk_frames, heads, size, dtype=dtype), ring)
+    counters = torch.tensor([[0], [COMMITTED], [CONTEXT.chunk_frames]], dtype=torch.int32)
     halves = [t.to(dtype) for t in (x, position)]
-    return (*halves, rel, sheared, keys.to(dtype), values.to(dtype), counters)
+    return (*halves, rel, sheared, keys, values, counters)
 
 
 def plain(model: WavLMModel, dtype: torch.dtype) -> Way:
     """Eager torch, with whatever linear layers the model has."""
     step, arguments = Step(model), inputs(model, dtype)
-    return lambda: step(*arguments), model
+    return Way(lambda: step(*arguments), model, arguments[4:6])
 
 
 def of_type(model: WavLMModel, dtype: torch.dtype) -> WavLMModel:
@@ -108,8 +129,8 @@ def compiled(model: WavLMModel, dtype: torch.dtype, **options: bool) -> Way:
     arguments = inputs(changed, dtype)
     graph = torch.compile(Step(changed), options={"freezing": True, **options}, fullgraph=True, dynamic=False)
     with inductor.patch(freezing=True, **options):
-        graph(*arguments)
-    return lambda: graph(*arguments), None
+        graph(*inputs(model, dtype))  # compiles; over other rings, for it writes them
+    return Way(lambda: graph(*arguments), rings=arguments[4:6])
 
 
 def aot_inductor(model: WavLMModel, dtype: torch.dtype) -> Way:
@@ -124,7 +145,7 @@ def aot_inductor(model: WavLMModel, dtype: torch.dtype) -> Way:
         inductor_configs={"freezing": True, "max_autotune": True},
     )
     loaded = torch._inductor.aoti_load_package(package)
-    return lambda: loaded(*arguments), None
+    return Way(lambda: loaded(*arguments), rings=arguments[4:6])
 
 
 def names_of_linears(model: WavLMModel) -> list[str]:
@@ -158,8 +179,8 @@ def torchao_int8(model: WavLMModel, **options: bool) -> Way:
     arguments = inputs(model, torch.float32)
     graph = torch.compile(Step(changed), options={"freezing": True, **options}, fullgraph=True, dynamic=False)
     with inductor.patch(freezing=True, **options):
-        graph(*arguments)
-    return lambda: graph(*arguments), None
+        graph(*inputs(model, torch.float32))  # compiles; over other rings, for it writes them
+    return Way(lambda: graph(*arguments), rings=arguments[4:6])
 
 
 def whole(model: WavLMModel) -> Callable[[], object]:
@@ -194,8 +215,8 @@ def ways(model: WavLMModel) -> dict[str, Callable[[], Way]]:
         "torchao int8, compiled": lambda: torchao_int8(model),
         "torchao int8, max-autotune": lambda: torchao_int8(model, max_autotune=True),
         **{
-            name: (lambda make=make: (make(), None))
-            for name, make in onnx_sides(model, inputs, CONTEXT.left_frames).items()
+            name: (lambda make=make: Way(make()))
+            for name, make in onnx_sides(model, inputs, CONTEXT.left_frames, COMMITTED).items()
         },
     }
 
@@ -210,7 +231,7 @@ def build(model: WavLMModel, only: list[str] | None) -> tuple[dict[str, Way], di
         start = time.perf_counter()
         try:
             built[name] = make()
-            built[name][0]()
+            built[name].run()
         except Exception as error:  # whatever a way has against this machine is a result
             missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
             built.pop(name, None)
@@ -246,16 +267,16 @@ def main() -> None:
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     torch.manual_seed(0)
     model = WavLMModel(WavLMConfig(num_hidden_layers=options.layers)).eval().requires_grad_(False)
-    exact = plain(model, torch.float32)[0]().double()
+    exact = plain(model, torch.float32).run().double()
     built, missing = build(model, options.only)
-    times = in_turn({name: run for name, (run, _) in built.items()}, options.rounds, clock)
+    times = in_turn({name: way.run for name, way in built.items()}, options.rounds, clock)
     full: dict[str, Callable[[], object]] = {}
     if options.whole:
-        full = {name: whole(changed) for name, (_, changed) in built.items() if changed is not None}
+        full = {name: whole(way.model) for name, way in built.items() if way.model is not None}
     whole_times = in_turn(full, options.rounds, clock)
     rows: list[dict[str, Any]] = []
-    for name, (run, _) in built.items():
-        got = run().double()
+    for name, way in built.items():
+        got = way.first().double()
         rows.append(
             {
                 "way": name,

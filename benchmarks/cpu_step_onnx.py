@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wavlm_live.model import WavLMModel
 
 Inputs = Callable[[WavLMModel, torch.dtype], tuple[Tensor, ...]]
+Runs = Callable[[], Tensor]
 
 
 class _Ordered:
@@ -44,7 +45,9 @@ class PlainStep(nn.Module):
         return self.encoder(x, position, layout)[0], torch.stack(layout.new)
 
 
-def onnx_sides(model: WavLMModel, inputs: Inputs, left: int) -> dict[str, Callable[[], Callable[[], Tensor]]]:
+def onnx_sides(
+    model: WavLMModel, inputs: Inputs, left: int, committed: int
+) -> dict[str, Callable[[], Callable[[], Tensor]]]:
     """How to build each; onnx, onnxscript and onnxruntime are imported when one is built."""
     folder = Path(tempfile.mkdtemp())
     made: dict[str, Path] = {}
@@ -53,7 +56,8 @@ def onnx_sides(model: WavLMModel, inputs: Inputs, left: int) -> dict[str, Callab
         x, position, rel, _, keys, values, _ = inputs(model, torch.float32)
         chunk = x.shape[1]
         distance = torch.arange(-left, chunk) - torch.arange(chunk)[:, None]
-        held = (t[:, :, :left].contiguous() for t in (keys, values))
+        turned = committed % left
+        held = (t.roll(-turned, 2).flatten(3) for t in (keys, values))
         return x, position, rel[:, distance + rel.shape[1] // 2], *held
 
     def exported() -> Path:
