@@ -2,11 +2,12 @@
 
     python benchmarks/live_diarization.py --manifest SPEECH/utterances.tsv [--cache FOLDER] [--model FOLDER]
 
-Conversations of 2 and 3 speakers of the test split are made of turns of 2 to 6 s with pauses up to 1 s and a little
-overlap (`model.training.conversations`) and heard as streams in blocks of 100 ms. The diarization error has no collar
-and counts overlap: missed speech, false alarms and confusion by the speech of all speakers; with a collar of 0.25 s
-beside it. Verification compares stretches of 3 s by the vectors that the stream gave; activity is the probability of
-every frame as it comes. The cost is processor time of the same sound with speakers and without, in turn.
+Conversations of 2 and 3 speakers of the test split are made of turns of 2 to 6 s (`model.training.conversations`), once
+with pauses up to 1 s, once with people who interrupt each other, and heard as streams in blocks of 100 ms. The
+diarization error has no collar and counts overlap: missed speech, false alarms and confusion by the speech of all
+speakers; with a collar of 0.25 s beside it. Verification compares stretches of 3 s by the vectors that the stream gave;
+activity is the probability of every frame as it comes. The cost is processor time of the same sound with speakers and
+without, in turn.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ PARTS = ("diarization", "verification", "activity", "cost")
 KEYS = {"diarization": "rows", "cost": "processor_time"} | {name: name for name in PARTS[1:3]}
 LEFT_OUT = ("speech_commands", "fsdd")
 """Single words: no conversation is made of them."""
+MANNERS = {"in turn": (-0.2, 1.0), "interrupting": (-2.5, 0.5)}
+"""How people talk: seconds from the end of a turn to the next, which begins before that end where they are negative."""
 
 
 def stream(
@@ -82,7 +85,7 @@ def errors(pairs: list[tuple[np.ndarray, np.ndarray]], collar_frames: int = 0) -
     return {"der": round(sum(shares.values()), 1), **{name: round(value, 1) for name, value in shares.items()}}
 
 
-def diarization(recogniser: Recogniser, made: list[Conversation], speakers: int) -> dict[str, Any]:
+def diarization(recogniser: Recogniser, made: list[Conversation], speakers: int, manner: str) -> dict[str, Any]:
     """The error on conversations of so many speakers, and what always saying the same one would get."""
     pairs, alone, found = [], [], []
     for one in made:
@@ -93,6 +96,7 @@ def diarization(recogniser: Recogniser, made: list[Conversation], speakers: int)
         found.append(len({e.speaker for e in events if isinstance(e, Speaker) and e.speaker != "unknown"}))
     return {
         "speakers": speakers,
+        "manner": manner,
         "conversations": len(made),
         **errors(pairs),
         "der_collar": errors(pairs, COLLAR_FRAMES)["der"],
@@ -172,7 +176,7 @@ def main() -> None:
     parser.add_argument("--model", help="a folder in transformers' format (default: the bundled model)")
     parser.add_argument("--cache", help="folder for the decoded sound (default: a temporary one)")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--conversations", type=int, default=12, help="of 2 and of 3 speakers, each 60 s")
+    parser.add_argument("--conversations", type=int, default=12, help="of each kind, each 60 s")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="measure this anew, and keep the rest of the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,23 +188,30 @@ def main() -> None:
             options.manifest, options.cache or temporary, splits=[options.split], texts=False
         )
         people = [u for u in data[options.split] if u.corpus not in LEFT_OUT]
-        maker = Conversations(people, cache, seconds=60.0, turn_s=(2.0, 6.0), pause_s=(-0.2, 1.0))
+        makers = {
+            manner: Conversations(people, cache, seconds=60.0, turn_s=(2.0, 6.0), pause_s=pause_s)
+            for manner, pause_s in MANNERS.items()
+        }
         made = {
-            count: [maker.draw(np.random.default_rng([9, count, n]), count) for n in range(options.conversations)]
+            (count, manner): [
+                maker.draw(np.random.default_rng([9, count, n]), count) for n in range(options.conversations)
+            ]
+            for manner, maker in makers.items()
             for count in (2, 3)
         }
+        polite = made[2, "in turn"]
         path = RESULTS / "live_diarization.json"
         result = json.loads(path.read_text()) if options.only and path.is_file() else {}
         result.pop("machine", None)
         wanted = options.only or PARTS
         if "diarization" in wanted:
-            result["rows"] = [diarization(recogniser, made[count], count) for count in made]
+            result["rows"] = [diarization(recogniser, made[kind], *kind) for kind in made]
         if "verification" in wanted:
             result["verification"] = verification(recogniser, stretches(data[options.split], cache))
         if "activity" in wanted:
-            result["activity"] = activity(recogniser, made[2][:3], [cache.wave(name) for name in noises])
+            result["activity"] = activity(recogniser, polite[:3], [cache.wave(name) for name in noises])
         if "cost" in wanted:
-            result["processor_time"] = cost(recogniser, [one.wave for one in made[2][:2]])
+            result["processor_time"] = cost(recogniser, [one.wave for one in polite[:2]])
     for name in wanted:
         print(name, result[KEYS[name]], flush=True)
     write("live_diarization", {"split": options.split, **result})

@@ -360,7 +360,7 @@ def live_diarization(result: dict[str, Any]) -> str:
     """Diarization error with its parts, verification, activity and cost."""
     rows = [
         [
-            r["speakers"],
+            f"{r['speakers']}, {r['manner']}",
             f"{r['der']:.1f}",
             f"{r['missed']:.1f}",
             f"{r['false_alarm']:.1f}",

@@ -1,8 +1,9 @@
 """What words that need a voice cost where people do speak: word errors with and without, through sessions.
 
-    python benchmarks/words_by_voice.py --manifest SPEECH/utterances.tsv [--split dev] [--every 4]
+    python benchmarks/words_by_voice.py --manifest SPEECH/utterances.tsv [--split test] [--every 4]
 
-Single words are the hard case: a detector has little time to be sure. Each utterance is a stream of its own.
+Single words are the hard case: a detector has little time to be sure, and digits (fsdd) fill their recordings. Each
+utterance is a stream of its own.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from wavlm_live.streamer import Recogniser
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", required=True)
-    parser.add_argument("--split", default="dev")
+    parser.add_argument("--split", default="test")
     parser.add_argument("--every", type=int, default=4, help="of the utterances of each corpus, take each n-th")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    sys.argv = ["benchmarks/words_by_voice.py", "--manifest", "SPEECH/utterances.tsv", "--every", str(options.every)]
+    sys.argv = ["benchmarks/words_by_voice.py", "--manifest", "SPEECH/utterances.tsv", "--split", options.split]
+    sys.argv += ["--every", str(options.every)]
     recogniser = Recogniser.load(None, "cpu")
     usable, _ = read_manifest(options.manifest, splits=[options.split])
     corpora = sorted({u.corpus for u in usable})

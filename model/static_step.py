@@ -83,9 +83,9 @@ class StaticStep:
         self.samples = torch.zeros(rows, self.chunk_samples, device=device)
         self.results = torch.zeros(rows, self.frames, values, device=device)
         voices = 0 if heads is None else heads.values
-        self.host_voices = torch.zeros(rows, self.frames, voices, pin_memory=pinned)
-        """What the heads said in the last call, `[rows, frames, values]`, to be read before the next one."""
-        self.voices = torch.zeros(rows, self.frames, voices, device=device)
+        self.host_voices = torch.zeros(rows, context.chunk_frames, voices, pin_memory=pinned)
+        """What the heads said of own frames in the last call, `[rows, chunk, values]`; the next one writes there."""
+        self.voices = torch.zeros(rows, context.chunk_frames, voices, device=device)
         encoder = model.wavlm.encoder
         with torch.no_grad():
             self._rel = encoder.relative_vector(context.left_frames + self.frames)
@@ -201,7 +201,7 @@ class StaticStep:
         layout = _StaticLayout(self, *(number.to(torch.int32) for number in (slot, committed, seen, own)))
         hidden, layers, _ = base.encoder(x, position, layout, self.heads is not None)
         if self.heads is not None:
-            self.voices.copy_(self.heads.measure(layers))
+            self.voices.copy_(self.heads.measure([layer[:, : self.voices.shape[1]] for layer in layers]))
 
         if states.position_frames:
             history = torch.cat([states.position[slot], x.to(states.dtype)], 1)

@@ -13,10 +13,11 @@ import numpy as np
 
 from ..model.errors import ConfigurationError, StreamError
 from .admission import QueueFull
+from .chunker import check_sound
 from .decoding import hotwords_for
 from .events import Event, Problem
 from .pace import Pace
-from .session import Session, SessionSettings, check_sound
+from .session import Session, SessionSettings
 from .stream_slots import SlotEncoder
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model.context import StreamingContext
+from ..model.errors import AudioError
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,30 @@ class Chunker:
         if not self._hop:
             return self._next_commit
         return min(self._next_commit, (self._given // self._hop + 1) * self._hop)
+
+
+def check_sound(samples: np.ndarray, at_samples: int) -> None:
+    """Refuse what is no sound.
+
+    Args:
+        samples: what was given.
+        at_samples: where in the stream its first sample stands.
+
+    Raises:
+        AudioError: another type or shape, or values that are not finite.
+    """
+    if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
+        what = type(samples).__name__
+        if isinstance(samples, np.ndarray):
+            what = f"an array of {samples.dtype} with the shape {list(samples.shape)}"
+        raise AudioError(
+            f"feed was given {what}, expected float32 [samples], mono at 16 kHz; divide int16 by 32768 and "
+            "mix channels down first"
+        )
+    finite = np.isfinite(samples)
+    if not finite.all():
+        wrong = len(samples) - int(np.count_nonzero(finite))
+        raise AudioError(
+            f"{wrong} of {len(samples)} samples are not finite (NaN or infinite), the first is sample "
+            f"{at_samples + int(finite.argmin())} of the stream; the block was not taken"
+        )

@@ -16,9 +16,9 @@ import torch
 from ..model import WavLMForSequenceClassification, WavLMProcessor
 from ..model.errors import CheckpointError, ConfigurationError, StreamError
 from ..model.folders import Source, read_json
+from .chunker import check_sound
 from .events import SAMPLE_RATE, Classification, ClassShare, Ready
 from .recogniser import compute_device
-from .session import check_sound
 
 ARCHITECTURE = "WavLMForSequenceClassification"
 WINDOWS_AT_ONCE = 8

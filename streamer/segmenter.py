@@ -96,6 +96,11 @@ class Segmenter:
         """
         return self._settled_frames * self.hop_samples
 
+    @property
+    def settled_frames(self) -> int:
+        """The same in frames."""
+        return self._settled_frames
+
     def deafen(self, samples: int) -> None:
         """Give no events of the sound before this sample, at which a segment begins; before any frame is read.
 

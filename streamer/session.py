@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 
 from ..model.context import StreamingContext
-from ..model.errors import AudioError, ConfigurationError, StreamError
+from ..model.errors import ConfigurationError, StreamError
 from .alphabet import Alphabet
 from .beam import BeamDecoder
-from .chunker import Chunker
+from .chunker import Chunker, check_sound
 from .decoding import DecodingSettings, hotwords_for, make_decoder
 from .encoder import EncoderStream
 from .endpointing import EndpointRules
@@ -20,6 +20,7 @@ from .language_model import LanguageModel
 from .plan import TAIL_SAMPLES, Plan
 from .segmenter import Segmenter
 from .sleep import Sleep
+from .speaker_memory import SpeakerMemory
 from .speakers import SpeakerRules, SpeakerTracker
 from .voice_activity import SpeechRules
 from .voice_memory import VoiceMemory
@@ -181,6 +182,21 @@ class Session:
         """What the voice detection of another stream has to know to go on from `settled_samples` as this one, if its
         sound begins at a sample; nobody will ask for an earlier one."""
         return self._segmenter.voice.memory_at(samples)
+
+    def speaker_memory(self) -> SpeakerMemory:
+        """What another stream has to know to go on from `settled_samples` with the numbers of this one's speakers."""
+        tracker = self.speakers
+        return SpeakerMemory() if tracker is None else tracker.remembered(self._segmenter.settled_frames)
+
+    def recall_speakers(self, memory: SpeakerMemory) -> None:
+        """Go on with the numbers of another stream's speakers; after `deafen`, before any sound is fed. Nothing, where
+        nobody asks for speakers.
+
+        Raises:
+            ConfigurationError: they are voices of another model.
+        """
+        if self.speakers is not None:
+            self.speakers.recall(memory)
 
     def feed(self, samples: np.ndarray) -> list[Event]:
         """Take a block of sound and return what became known by it.
@@ -367,30 +383,3 @@ class Session:
     def _check(self, samples: np.ndarray) -> None:
         self._check_open()
         check_sound(samples, self._taken)
-
-
-def check_sound(samples: np.ndarray, at_samples: int) -> None:
-    """Refuse what is no sound.
-
-    Args:
-        samples: what was given.
-        at_samples: where in the stream its first sample stands.
-
-    Raises:
-        AudioError: another type or shape, or values that are not finite.
-    """
-    if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
-        what = type(samples).__name__
-        if isinstance(samples, np.ndarray):
-            what = f"an array of {samples.dtype} with the shape {list(samples.shape)}"
-        raise AudioError(
-            f"feed was given {what}, expected float32 [samples], mono at 16 kHz; divide int16 by 32768 and "
-            "mix channels down first"
-        )
-    finite = np.isfinite(samples)
-    if not finite.all():
-        wrong = len(samples) - int(np.count_nonzero(finite))
-        raise AudioError(
-            f"{wrong} of {len(samples)} samples are not finite (NaN or infinite), the first is sample "
-            f"{at_samples + int(finite.argmin())} of the stream; the block was not taken"
-        )

@@ -15,7 +15,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ _EDGE = 64  # samples of padding on both sides of a window
 _STRIDES = (1, 2, 2, 1)  # of the four convolutions; the file does not tell them
 _LAYERS = ((129, 128, 3), (128, 64, 3), (64, 64, 3), (64, 128, 3))  # channels in and out, kernel
 _HIDDEN = 128
+_REST_WINDOWS = 31
+"""Of silence, 1 s, behind which a state counts as rested."""
 _REFLECTED = np.pad(np.arange(WINDOW_SAMPLES), _EDGE, mode="reflect")
 _PLACES = np.lib.stride_tricks.sliding_window_view(_REFLECTED, 256)[::128]
 """Which sample of a window stands where in its four frames, `[4, 256]`; the ends of the window are reflected."""
@@ -44,7 +46,7 @@ class SileroState:
 
     @classmethod
     def fresh(cls) -> SileroState:
-        """Nothing was heard."""
+        """Nothing was heard, not even silence: in this state the network is hard of hearing for half a second."""
         return cls(np.zeros(_HIDDEN, np.float32), np.zeros(_HIDDEN, np.float32))
 
 
@@ -70,6 +72,18 @@ class SileroNetwork:
         self._gate_bias = tensors[rnn + "bias_ih"] + tensors[rnn + "bias_hh"]
         self._out = tensors["_model.decoder.decoder.2.weight"].reshape(-1)
         self._out_bias = float(tensors["_model.decoder.decoder.2.bias"].reshape(-1)[0])
+
+    @cached_property
+    def rested(self) -> SileroState:
+        """The state after 1 s of silence, in which a stream begins.
+
+        From a fresh one, the network needs half a second of speech before it is sure of a voice, and a short word that
+        a recording begins with is over by then.
+        """
+        state, silence = SileroState.fresh(), self.features(np.zeros((1, WINDOW_SAMPLES), np.float32))[0]
+        for _ in range(_REST_WINDOWS):
+            _, state = self.follow(silence, state)
+        return state
 
     def step(self, window: np.ndarray, state: SileroState) -> tuple[float, SileroState]:
         """Hear one window.

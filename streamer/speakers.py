@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -20,6 +18,7 @@ from ..model.errors import ConfigurationError
 from ..model.time_delay import Moments, joined, moments_of
 from ..model.voice_heads import VoiceFrames, VoiceHeads
 from .events import SAMPLE_RATE, Speaker, Word
+from .speaker_memory import HEAVIEST_FRAMES, MOST_VOICES, SpeakerMemory, VoiceVector
 
 UNKNOWN = "unknown"
 """The label of speech that is like nobody's so far and too short to tell who it is."""
@@ -33,11 +32,8 @@ NEW_FRAMES = 40
 """A new voice needs so much speech."""
 LEARNING_FRAMES = 25
 """A voice is not changed by less speech."""
-HEAVIEST_FRAMES = 3000
-"""A voice's vector is the mean over about so much speech, so that it goes on following the voice."""
 NEAR_SAMPLES = SAMPLE_RATE // 2
 """A word belongs to a stretch at most so far away."""
-MOST_VOICES = 64
 MOST_STRETCHES = 1000
 """Decided stretches that are kept for the words of a segment: more than 10 minutes."""
 START, STAY = 0.5, 0.35
@@ -89,13 +85,14 @@ class Voice:
         label: its name.
         vector: of length 1, float `[dim]`.
         frames: how much speech it is the mean of; 0: enrolled, it does not change.
+        length: of the sum over that speech; None: as of equal vectors.
     """
 
-    def __init__(self, label: str, vector: np.ndarray, frames: int) -> None:
+    def __init__(self, label: str, vector: np.ndarray, frames: int, length: float | None = None) -> None:
         self.label, self.frames = label, frames
         self.heard_frame = 0
         """The end of its last stretch."""
-        self._sum = vector.astype(np.float64) * max(1, frames)
+        self._sum = vector.astype(np.float64) * (max(1, frames) if length is None else length)
 
     @property
     def known(self) -> bool:
@@ -106,6 +103,12 @@ class Voice:
     def vector(self) -> np.ndarray:
         """Its direction, of length 1."""
         return self._sum / max(float(np.linalg.norm(self._sum)), 1e-9)
+
+    @property
+    def remembered(self) -> VoiceVector:
+        """A voice without a name, for a stream that goes on elsewhere."""
+        length = max(float(np.linalg.norm(self._sum)), 1e-9)
+        return VoiceVector(int(self.label.removeprefix("speaker ")), self.frames, length, self.vector)
 
     def learn(self, vector: np.ndarray, frames: int) -> None:
         """Move towards a stretch of it."""
@@ -201,33 +204,34 @@ class SpeakerTracker:
         """The end of the stream."""
         return self._advance(len(self._waiting), np.zeros((0, len(self._nothing[1])), np.float32)) + self._decide()
 
-    def remembered(self) -> str:
-        """The voices without a name, as text, for a stream that goes on elsewhere; who is enrolled is known there."""
-        kept = [
-            _Remembered(voice.label, voice.frames, [round(127 * float(v)) for v in voice.vector])
-            for voice in self.voices
-            if not voice.known
-        ]
-        return msgspec.json.encode(_Memory(self._numbers, kept)).decode()
+    def remembered(self, frame: int) -> SpeakerMemory:
+        """The voices without a name, for a stream that goes on elsewhere from this frame; who is enrolled is known
+        there."""
+        voices = sorted((voice for voice in self.voices if not voice.known), key=lambda voice: voice.heard_frame)
+        labels = [voice.label for voice in voices]
+        last = labels.index(self._last_label) if self._last_label in labels else None
+        ago = max(0, frame - self._last_end)
+        return SpeakerMemory(tuple(voice.remembered for voice in voices), self._numbers, last, ago)
 
-    def recall(self, memory: str) -> None:
-        """Know the voices that another tracker remembered; before any frame is heard.
+    def recall(self, memory: SpeakerMemory) -> None:
+        """Know the voices that another tracker remembered; behind `begin_at`, before any frame is heard.
 
         Raises:
-            ConfigurationError: that is no memory of this model's voices.
+            ConfigurationError: they are no voices of this model.
         """
         assert self.heads.speaker is not None
         size = self.heads.speaker.feature_extractor.out_features
-        try:
-            found = msgspec.json.decode(memory, type=_Memory)
-        except msgspec.DecodeError as error:
-            raise ConfigurationError(f"the voices to go on with cannot be read: {error}") from error
-        sizes = {len(kept.vector) for kept in found.voices}
-        if len(found.voices) > MOST_VOICES or sizes - {size} or not all(any(kept.vector) for kept in found.voices):
+        if any(len(voice.vector) != size for voice in memory.voices):
             raise ConfigurationError(f"the voices to go on with are not vectors of {size} numbers, as this model's are")
-        for kept in found.voices[-self.rules.most :]:
-            self.voices.append(Voice(kept.label, unit(np.array(kept.vector)), kept.frames))
-        self._numbers = found.numbers
+        voices = memory.voices[-self.rules.most :]
+        for place, kept in enumerate(voices):
+            voice = Voice(f"speaker {kept.number}", kept.vector, kept.frames, kept.length)
+            voice.heard_frame = self._next - len(voices) + place  # the order in which they were heard
+            self.voices.append(voice)
+        self._numbers = memory.numbers
+        if memory.last is not None:
+            self._last_label = f"speaker {memory.voices[memory.last].number}"
+            self._last_end = self._next - memory.ago_frames
 
     def named(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words with their speakers; without where nothing is decided yet."""
@@ -336,21 +340,6 @@ class SpeakerTracker:
         voice = Voice(f"speaker {self._numbers}", vector, frames)
         self.voices.append(voice)
         return voice
-
-
-class _Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """A voice."""
-
-    label: Annotated[str, msgspec.Meta(pattern="^speaker [0-9]{1,9}$")]
-    frames: Annotated[int, msgspec.Meta(ge=1, le=HEAVIEST_FRAMES)]
-    vector: list[Annotated[int, msgspec.Meta(ge=-127, le=127)]]
-
-
-class _Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tracker knows of voices."""
-
-    numbers: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
-    voices: list[_Remembered]
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

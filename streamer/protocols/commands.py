@@ -9,6 +9,7 @@ from typing import Protocol
 from ...model.errors import WavLMLiveError
 from ..events import Event
 from ..session import SessionSettings
+from ..speaker_memory import SpeakerMemory
 from ..voice_memory import VoiceMemory
 from .audio import AudioFormat
 
@@ -46,6 +47,8 @@ class Resume:
     """Number of the first control message that the client still has."""
     voice: VoiceMemory = field(default_factory=VoiceMemory)
     """What the voice detection of the broken stream knew."""
+    speakers: SpeakerMemory = field(default_factory=SpeakerMemory)
+    """What it knew of its speakers."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import msgspec
 from ...model.errors import ConfigurationError
 from ..events import Partial, Problem, Ready, to_wire
 from ..session import SessionSettings
+from ..speaker_memory import SpeakerMemory
 from ..voice_memory import VoiceMemory
 from .audio import AudioFormat
 from .commands import Audio, Change, Close, Command, Finish, Flush, Mark, Numbered, Open, Resume, Send
@@ -174,4 +175,5 @@ def _resume(request: ResumeRequest | None) -> Resume | None:
         point.finals,
         point.messages,
         VoiceMemory.from_bytes(point.voice),
+        SpeakerMemory.from_bytes(point.speakers),
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ..speaker_memory import MOST_BYTES
 from .audio import Encoding
 
 VERSION = 1
@@ -18,6 +19,7 @@ VERSION = 1
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Text = Annotated[str, Meta(max_length=200)]
 Blob = Annotated[bytes, Meta(max_length=2000)]
+Voices = Annotated[bytes, Meta(max_length=MOST_BYTES)]
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -49,6 +51,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Control messages (`flush`, `marker`, `settings`) before this number need not be sent again; they count from 0."""
     voice: Blob = b""
     """What the voice detection remembers there; base64, for servers only."""
+    speakers: Voices = b""
+    """What is known of the speakers there, so that they keep their numbers; base64, for servers only."""
 
 
 class ResumeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

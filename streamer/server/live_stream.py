@@ -22,7 +22,6 @@ from ..protocols.commands import Open, Resume
 from ..protocols.native_messages import Point
 from ..resuming import Reach, shifted
 from ..session import SessionSettings
-from ..voice_memory import VoiceMemory
 from .event_log import EventLog
 from .limits import AudioBudget, LimitReached
 from .metrics import Metrics
@@ -83,13 +82,20 @@ class LiveStream:
         if self._point.segment_samples > self.origin_samples:
             self._stream.session.deafen(self._point.segment_samples - self.origin_samples)
         self._stream.session.remember_voice(self._reach.grid_samples, resume.voice if resume else None)
+        if resume is not None:
+            try:
+                self._stream.session.recall_speakers(resume.speakers)
+            except ConfigurationError:
+                self._stream.abort()
+                raise
 
     def _begin_at(self, resume: Resume | None, clock_samples: int) -> None:
         """Where its sound begins, and what was given before."""
         point = Point()
         if resume is not None:
             place = resume.origin_samples, resume.segment_samples
-            point = Point(0, *place, resume.finals_before, resume.messages, resume.voice.to_bytes())
+            memories = resume.voice.to_bytes(), resume.speakers.to_bytes()
+            point = Point(0, *place, resume.finals_before, resume.messages, *memories)
         hop = self._batcher.recogniser.model.config.hop_samples
         grid = self._reach.grid_samples
         if point.origin_samples % grid or (point.segment_samples - point.origin_samples) % hop:
@@ -301,13 +307,14 @@ class LiveStream:
             self._settled_samples = settled = session.settled_samples
             grid = self.audio.grid_samples if self.audio.is_raw else 1
             origin = self._reach.origin(settled, grid)
-            place = self.origin_samples + settled, self.origin_samples + origin, session.voice_memory(origin)
+            memories = session.voice_memory(origin).to_bytes(), session.speaker_memory().to_bytes()
+            place = self.origin_samples + settled, self.origin_samples + origin, *memories
         self._loop.call_soon_threadsafe(self._arrived, events, place)
 
     def _end_from_batcher(self, stream: BatchedStream) -> None:
         self._loop.call_soon_threadsafe(self._ended, stream.problem)
 
-    def _arrived(self, events: list[Event], place: tuple[int, int, VoiceMemory] | None) -> None:
+    def _arrived(self, events: list[Event], place: tuple[int, int, bytes, bytes] | None) -> None:
         for event in events:
             if isinstance(event, Marker) and event.id == self._question:
                 self._asking = False
@@ -329,7 +336,7 @@ class LiveStream:
         self.problem, self.over = problem, True
         self._changed()
 
-    def _settle(self, segment: int, origin: int, voice: VoiceMemory) -> None:
+    def _settle(self, segment: int, origin: int, voice: bytes, speakers: bytes) -> None:
         """Results of the sound before this sample were all given: move the place to resume on."""
         while self._open_finals and self._open_finals[0][1] <= segment:
             self._open_finals.popleft()
@@ -341,7 +348,8 @@ class LiveStream:
             segment,
             self._open_finals[0][0] if self._open_finals else self._finals,
             self._controls[0][0] if self._controls else self.messages_received,
-            voice.to_bytes(),
+            voice,
+            speakers,
         )
         self._tell()
 

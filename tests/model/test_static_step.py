@@ -98,7 +98,7 @@ def compare(law, model, context, rng, device="cpu", tolerance=1e-4):
         results, own, seen = step.run(rows)
         if heads is not None:
             said = heads.measure(expected.hidden_states).cpu()
-            for n, frames in enumerate(seen):
+            for n, frames in enumerate(own):
                 torch.testing.assert_close(
                     step.host_voices[n, :frames], said[n, :frames], atol=tolerance, rtol=tolerance
                 )

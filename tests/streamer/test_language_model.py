@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import random
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from wavlm_live.model.errors import ConfigurationError
+from wavlm_live.streamer.alphabet import Alphabet
 from wavlm_live.streamer.build_language_model import build, choose_vocabulary, main, read_sentences
+from wavlm_live.streamer.decoding import DecodingSettings, make_decoder
 from wavlm_live.streamer.fusion import Context, Fusion, Weights
 from wavlm_live.streamer.hotwords import BORDER, Hotwords
 from wavlm_live.streamer.kneser_ney import count_ngrams, discounts_of, prune
@@ -151,7 +156,7 @@ def test_a_written_model_is_read_as_it_was(small: NgramModel, tmp_path: Path, na
 
 
 def test_scores_are_those_of_kenlm(small_file: Path, seed: int) -> None:
-    kenlm = pytest.importorskip("kenlm", reason="no oracle: pip install kenlm")
+    kenlm = pytest.importorskip("kenlm", reason="no oracle: bash tests/build_kenlm.sh")
     oracle, ours, through = kenlm.Model(str(small_file)), NgramModel.read(small_file), KenLanguageModel(small_file)
     for sentence in made_up(seed + 3, 100):
         words = [*sentence, "never-seen", sentence[0]]
@@ -197,19 +202,56 @@ def test_an_ngram_counts_though_its_ending_was_pruned(tmp_path: Path) -> None:
     assert walk(NgramModel.read(path), ["a", "b", "a", "b", END]) == pytest.approx([math.log(10) * e for e in expected])
 
 
-@pytest.mark.parametrize("kind", ["probing", "trie"])
-def test_binary_models_tell_their_words(small: NgramModel, tmp_path: Path, kind: str) -> None:
-    pytest.importorskip("kenlm", reason="pip install kenlm")
-    program = shutil.which("build_binary")
+@pytest.fixture
+def binary(small: NgramModel, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a binary file of KenLM from `small` with KenLM's own program."""
+    pytest.importorskip("kenlm", reason="no KenLM: bash tests/build_kenlm.sh")
+    program = shutil.which(
+        "build_binary", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    )
     if program is None:
-        pytest.skip("no build_binary, which KenLM's own build makes and the package on PyPI leaves out")
-    source, target = tmp_path / "small.arpa", tmp_path / "small.bin"
-    small.write(source, digits=7)
-    subprocess.run([program, kind, str(source), str(target)], check=True, capture_output=True)
-    model, text = load_language_model(str(target)), KenLanguageModel(source)
-    assert sorted(model.tokens) == sorted(text.tokens)
-    words = [*small.tokens[:5], END]
-    assert walk(model, words) == pytest.approx(walk(text, words), abs=1e-5)
+        pytest.skip("no build_binary: bash tests/build_kenlm.sh")
+    small.write(tmp_path / "small.arpa", digits=7)
+
+    def make(*options: str) -> Path:
+        target = tmp_path / f"{'_'.join(options)}.bin"
+        subprocess.run([program, *options, str(tmp_path / "small.arpa"), str(target)], check=True, capture_output=True)
+        return target
+
+    return make
+
+
+@pytest.mark.parametrize("options", [["probing"], ["trie"], ["-a", "22", "trie"], ["-q", "8", "-b", "8", "trie"]])
+def test_binary_models_of_kenlm(binary: Callable[..., Path], small: NgramModel, options: list[str], seed: int) -> None:
+    """The words, the scores and the decoded text are those of the ARPA file; quantised scores are near them."""
+    path = binary(*options)
+    near = 0.3 if "-q" in options else 1e-5
+    model, text = load_language_model(str(path)), KenLanguageModel(path.with_name("small.arpa"))
+    assert isinstance(model, KenLanguageModel)
+    assert (sorted(model.tokens), model.unit) == (sorted(text.tokens), text.unit)
+    for sentence in made_up(seed + 4, 40):
+        words = [*sentence, "never-seen", sentence[0], END]
+        assert walk(model, words) == pytest.approx(walk(text, words), abs=near)
+    if "-q" in options:
+        return
+    alphabet = Alphabet(("", "", *LETTERS, "x", "y"), blank_id=0, delimiter_id=1)
+    scores = np.random.default_rng(seed).normal(size=(60, len(alphabet))) * 2
+    logprobs = (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
+    found = []
+    for path_of_model in (path, path.with_name("small.arpa")):
+        lm = DecodingSettings(method="beam", lm_path=str(path_of_model), lm_weight=1.5)
+        decoder = make_decoder(alphabet, lm)
+        decoder.accept(logprobs)
+        found.append([(a.text, pytest.approx(a.score, abs=1e-3)) for a in decoder.nbest(5)])
+    assert found[0] == found[1]
+    assert found[0][0][0]
+
+
+def test_a_binary_model_that_was_cut_off(binary: Callable[..., Path]) -> None:
+    path = binary("trie")
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ConfigurationError, match="cannot be read as a language model"):
+        load_language_model(str(path))
 
 
 def test_a_model_is_loaded_once_and_without_kenlm_too(
@@ -246,7 +288,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
 
 
 def test_kenlm_s_errors_are_ours(tmp_path: Path) -> None:
-    pytest.importorskip("kenlm", reason="pip install kenlm")
+    pytest.importorskip("kenlm", reason="no KenLM: bash tests/build_kenlm.sh")
     path = tmp_path / "bad.arpa"
     path.write_text("hello\n")
     with pytest.raises(ConfigurationError, match="cannot be read as a language model"):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from wavlm_live.model import ConfigurationError, WavLMConfig
 from wavlm_live.model.voice_heads import SpeakerNumbers, VoiceFrames, VoiceHeads
 from wavlm_live.streamer.events import Speaker, Word
+from wavlm_live.streamer.speaker_memory import HEAVIEST_FRAMES, MOST_BYTES, SpeakerMemory, VoiceVector
 from wavlm_live.streamer.speakers import (
-    HEAVIEST_FRAMES,
     MOST_STRETCHES,
     STRETCH_FRAMES,
     UNKNOWN,
@@ -216,22 +216,109 @@ def test_silence_that_nobody_computed_keeps_the_times():
 
 
 def test_voices_go_on_elsewhere():
-    """Labels and numbers are the same behind a break; what a client made up is refused."""
+    """Labels and numbers are the same behind a break."""
     first, second = tracker(), tracker()
     heard(first, frames_of((0, 80), (None, 30), (1, 80), (None, 30)))
-    second.recall(first.remembered())
+    assert first.remembered(220).ago_frames == 30
     second.begin_at(1000)
+    second.recall(SpeakerMemory.from_bytes(first.remembered(220).to_bytes()))
     events = heard(second, frames_of((1, 70), (None, 30), (2, 70), (None, 30), (0, 70)))
     assert turns(events) == [("speaker 2", 1000, 1070), ("speaker 3", 1100, 1170), ("speaker 1", 1200, 1270)]
-    for wrong in (
-        "", "{}",
-        '{"numbers": -1, "voices": []}', '{"numbers": 1, "voices": [["anna", 5, [1, 0, 0, 0, 0, 0]]]}',
-        '{"numbers": 1, "voices": [["speaker 1", 5, [1, 0]]]}',
-        '{"numbers": 1, "voices": [["speaker 1", 5, [0, 0, 0, 0, 0, 0]]]}',
-        '{"numbers": 1, "voices": [["speaker 1", 99999, [1, 0, 0, 0, 0, 0]]]}',
-    ):  # fmt: skip
-        with pytest.raises(ConfigurationError, match="voices to go on with"):
-            tracker().recall(wrong)
+    for one, other in zip(first.voices, second.voices, strict=False):
+        assert one.label == other.label
+    assert SpeakerMemory.from_bytes(tracker().remembered(0).to_bytes()) == SpeakerMemory()
+
+
+def test_the_same_goes_on_as_if_nothing_had_been(seed):
+    """Any stream, cut in any pause: the labels, similarities and voices of an unbroken one, up to what a byte holds."""
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        parts = []
+        for _ in range(24):
+            parts += [(int(rng.integers(0, 5)), int(rng.integers(20, 160))), (None, int(rng.integers(30, 60)))]
+        whole = tracker(most=4)
+        at = 2 * int(rng.integers(2, 22))
+        before = heard(whole, frames_of(*parts[:at]))
+        frame = sum(count for _, count in parts[:at])
+        moved = tracker(most=4)
+        moved.begin_at(frame)
+        moved.recall(SpeakerMemory.from_bytes(whole.remembered(frame).to_bytes()))
+        rest = frames_of(*parts[at:])
+        expected, got = heard(whole, rest) + whole.close(), heard(moved, rest) + moved.close()
+        assert before
+        assert turns(got) == turns(expected)
+        for one, other in zip(got, expected, strict=True):
+            assert (one.score, one.confidence) == pytest.approx((other.score, other.confidence), abs=0.02)
+        assert sorted(v.label for v in moved.voices) == sorted(v.label for v in whole.voices)
+
+
+def test_what_is_remembered_is_bounded_and_comes_back():
+    rng = np.random.default_rng(0)
+
+    def voices(count: int, size: int) -> tuple[VoiceVector, ...]:
+        found = []
+        for n in range(1, count + 1):
+            vector = rng.normal(size=size)
+            found.append(VoiceVector(n, 1 + n * 40, 0.9 * n * 40, vector / np.linalg.norm(vector)))
+        return tuple(found)
+
+    for count, size, kept in ((8, 64, 8), (64, 64, 64), (64, 512, 11), (0, 0, 0)):
+        memory = SpeakerMemory(voices(count, size), count + 3, count - 1 if count else None, 300)
+        data = memory.to_bytes()
+        assert len(data) <= MOST_BYTES
+        back = SpeakerMemory.from_bytes(data)
+        assert (len(back.voices), back.numbers, back.ago_frames) == (kept, count + 3, 255)
+        assert back.last == (kept - 1 if kept else None)
+        for voice, other in zip(back.voices, memory.voices[count - kept :], strict=True):
+            assert (voice.number, voice.frames) == (other.number, other.frames)
+            assert voice.length == pytest.approx(other.length, rel=1e-6)
+            assert float(voice.vector @ other.vector) > 0.9999
+    first = SpeakerMemory(voices(64, 512), 64, 0, 5)
+    assert SpeakerMemory.from_bytes(first.to_bytes()).last is None, "who spoke last was left out"
+    assert len(SpeakerMemory(voices(8, 64), 8).to_bytes()) < 610
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda b: b[:5], "has 5 bytes"),
+        (lambda b: b[:-1], "has 41 bytes for 2 voices"),
+        (lambda b: b + b"0", "has 43 bytes for 2 voices"),
+        (lambda b: b"\x02" + b[1:], "is of version 2"),
+        (lambda b: b[:1] + b"\x03" + b[2:], "for 3 voices"),
+        (lambda b: b[:2] + b"\x02" + b[3:], "number 2 spoke last"),
+        (lambda b: b[:6] + b"\xff\xff\xff\xff" + b[10:], "counts 4294967295"),
+        (lambda b: b[:10] + b"\x00\x00\x00\x00" + b[14:], "names speaker 0"),
+        (lambda b: b[:10] + b"\x09\x00\x00\x00" + b[14:], "names speaker 9 of 2"),
+        (lambda b: b[:10] + b[26:30] + b[14:], "names a speaker twice"),
+        (lambda b: b[:14] + b"\x00\x00" + b[16:], "heard for 0 frames"),
+        (lambda b: b[:14] + b"\xff\xff" + b[16:], "heard for 65535 frames"),
+        (lambda b: b[:16] + b"\x00\x00\xc0\x7f" + b[20:], "no possible length"),
+        (lambda b: b[:16] + b"\x00\x00\x80\x7f" + b[20:], "no possible length"),
+        (lambda b: b[:16] + b"\x00\x00\x00\x00" + b[20:], "no possible length"),
+        (lambda b: b[:20] + bytes(6) + b[26:], "without a direction"),
+    ],
+)
+def test_what_a_client_made_up_is_refused(change, what):
+    data = SpeakerMemory(tuple(VoiceVector(n, 50, 45.0, np.eye(6)[n]) for n in (1, 2)), 2, 1, 9).to_bytes()
+    assert len(data) == 42
+    with pytest.raises(ConfigurationError, match=rf"resume.point.speakers .*{what}"):
+        SpeakerMemory.from_bytes(change(data))
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_do_harm(data):
+    try:
+        memory = SpeakerMemory.from_bytes(data)
+    except ConfigurationError:
+        return
+    assert SpeakerMemory.from_bytes(memory.to_bytes()).numbers == memory.numbers
+
+
+def test_voices_of_another_size_are_refused():
+    memory = SpeakerMemory((VoiceVector(1, 50, 45.0, np.eye(DIM + 1)[0]),), 1)
+    with pytest.raises(ConfigurationError, match=f"vectors of {DIM} numbers"):
+        tracker().recall(memory)
 
 
 def test_a_voice_follows_and_keeps_its_weight():

