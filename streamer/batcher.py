@@ -103,8 +103,15 @@ class Batcher(BatcherWork):
         does it where it was not done."""
         for group in list(self.groups.values()):
             if not group.cost.known and self._thread is None:
-                model, largest = self.recogniser.model, self.rules.largest_batch
-                calibrate(model, group.context, group.cost, largest, self.clock, cost_clock=self.cost_clock)
+                calibrate(
+                    self.recogniser.model,
+                    group.context,
+                    group.cost,
+                    self.rules.largest_batch,
+                    self.clock,
+                    cost_clock=self.cost_clock,
+                    threads=group.slots.threads,
+                )
 
     def close(self, message: str = "the server is closing") -> None:
         """End every stream with a `Problem` that says why, and the thread. Once is enough.

@@ -44,6 +44,7 @@ class BatcherWork(BatcherEnds):
                     min(first, rules.most_sessions),
                     rules.most_sessions,
                     silent=self.recogniser.alphabet.silent_ids,
+                    threads=self.recogniser.thread_choice(many=rules.largest_batch > 1),
                 )
                 self.groups[context] = Group(context, slots)
             return self.groups[context]

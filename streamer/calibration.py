@@ -9,6 +9,7 @@ import numpy as np
 from ..model import StreamingContext, WavLMForCTC
 from .step_cost import StepCost
 from .stream_slots import Row, SlotEncoder, StreamSlots
+from .thread_choice import ThreadChoice
 
 BEYOND_MS = 500
 ROUNDS = 3
@@ -24,6 +25,7 @@ def calibrate(
     most_s: float = 3.0,
     *,
     cost_clock: Callable[[], float] | None = None,
+    threads: ThreadChoice | None = None,
 ) -> None:
     """Measure committing steps of 1, 2, 4, ... streams whose caches are full.
 
@@ -39,14 +41,14 @@ def calibrate(
         clock: in seconds.
         most_s: no new size is begun after so long.
         cost_clock: on which steps are measured; None: the same.
+        threads: of the steps on a CPU; None: torch's own number.
     """
     measured = cost_clock or clock
     started_s, size = clock(), 1
-    chunk = np.random.default_rng(0).normal(0, 0.05, context.chunk_frames * model.config.hop_samples)
-    chunk = chunk.astype(np.float32)
+    chunk = chunk_of_noise(model, context)
     while size <= largest_batch and (size == 1 or clock() - started_s < most_s):
-        slots = StreamSlots(model, context, size)
-        rows = [Row(aged(slots)) for _ in range(size)]
+        slots = StreamSlots(model, context, size, threads=threads)
+        rows = full_rows(slots, size)
         times: list[float] = []
         for _ in range(ROUNDS + 1):
             before_s = measured()
@@ -59,6 +61,17 @@ def calibrate(
         if seconds > max(context.chunk_ms, min(4 * context.chunk_ms, BEYOND_MS)) / 1000:
             return
         size *= 2
+
+
+def chunk_of_noise(model: WavLMForCTC, context: StreamingContext) -> np.ndarray:
+    """Sound of a chunk, float32 `[samples]`."""
+    noise = np.random.default_rng(0).normal(0, 0.05, context.chunk_frames * model.config.hop_samples)
+    return noise.astype(np.float32)
+
+
+def full_rows(slots: StreamSlots, count: int) -> list[Row]:
+    """So many streams whose caches are full."""
+    return [Row(aged(slots)) for _ in range(count)]
 
 
 def aged(slots: StreamSlots) -> SlotEncoder:

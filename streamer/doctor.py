@@ -187,8 +187,9 @@ def try_model(model: str | None, device: str) -> Check:
         from .recogniser import Recogniser
         from .session import SessionSettings
 
-        recogniser = Recogniser.load(model, device, "auto")
-        session = recogniser.open(SessionSettings(partial_hop_ms=0))
+        recogniser = Recogniser.load(model, device, "auto", threads="auto")
+        threads = recogniser.thread_choice()
+        session = recogniser.alone(SessionSettings(partial_hop_ms=0))
         context = recogniser.contexts["default"]
         second = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
         session.feed(np.tile(second, 1 + context.latency_ms // 1000))  # the first steps prepare memory and code
@@ -205,6 +206,8 @@ def try_model(model: str | None, device: str) -> Check:
         return Check("model", "broken", _line(error), "install what is missing above")
     found = f"{recogniser.name} on {recogniser.device}: {factor:.3f} s of computing a second of sound (chunks of "
     found += f"{context.chunk_ms} ms), in {recogniser.compute}"
+    if threads is not None:
+        found += f"; threads: {threads}"
     if factor > 1:
         return Check("model", "absent", found, "too slow for live text; try longer chunks, or a smaller model")
     return Check("model", "ok", found)

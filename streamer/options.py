@@ -104,7 +104,12 @@ Device = Annotated[
 Threads = Annotated[
     int | None,
     _option(
-        "--threads", panel=_MODEL, min=1, metavar="N", show_default=False, help="CPU threads. Default: torch's choice."
+        "--threads",
+        panel=_MODEL,
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="CPU threads. Default: for streams what is fastest, else torch's choice.",
     ),
 ]
 Context = Annotated[
@@ -262,7 +267,8 @@ class Listening:
             )
             if decoding.lm_path is not None:
                 load_language_model(decoding.lm_path)
-        recogniser = Recogniser.load(self.model, self.device, "auto")
+        threads = "auto" if self.threads is None else None
+        recogniser = Recogniser.load(self.model, self.device, "auto", threads=threads)
         with as_usage():
             if decoding.hotwords:
                 hotwords_for(recogniser.alphabet, decoding.hotwords)  # now, not when the sound has begun

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from .language_model import load_language_model
 from .model_names import name_of
 from .session import Session, SessionSettings
 from .speakers import SpeakerRules
+from .thread_choice import ThreadChoice, choose_threads
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,8 @@ class Recogniser:
         self.decoding = decoding or DecodingDefaults()
         self.words_need_voice = words_need_voice
         self._heads, self._heads_path = heads, heads_path
+        self._tries_threads = False
+        self._threads: dict[bool, ThreadChoice] = {}  # whether for many streams too
         self.alphabet = alphabet_of(tokenizer, model.config.vocab_size)
 
     @classmethod
@@ -125,6 +129,7 @@ class Recogniser:
         dtype: str | torch.dtype | None = None,
         *,
         name: str | None = None,
+        threads: Literal["auto"] | None = None,
     ) -> Recogniser:
         """Load a checkpoint.
 
@@ -135,6 +140,8 @@ class Recogniser:
             dtype: to compute in: float32 (None), bfloat16 or float16; "auto": what is fastest here, on a CPU found by
                 trying (`cpu_choice`), on a GPU bfloat16.
             name: shown to users, on a server to clients; None: see `model_names.name_of`.
+            threads: of steps on a CPU; "auto": found by trying when the first stream wants one (`thread_choice`).
+                None: as many as torch takes, for all.
 
         Raises:
             CheckpointError: no such checkpoint, or one that cannot be used.
@@ -167,6 +174,7 @@ class Recogniser:
         made = cls(model, tokenizer, name, contexts, read_defaults(source.find(FILE)), words_need_voice=bundled)
         made._heads_path = path
         made.compute = compute or made.compute
+        made._tries_threads = threads == "auto" and where.type == "cpu"
         return made
 
     def voice_heads(self) -> VoiceHeads:
@@ -199,6 +207,20 @@ class Recogniser:
         if not rules.enabled or rules.known_path is None:
             return {}
         return read_known(rules.known_path, identity)
+
+    def thread_choice(self, many: bool = True) -> ThreadChoice | None:
+        """How many threads compute steps of streams, measured when first asked for; None: as many as torch takes.
+
+        Args:
+            many: measure steps of many streams, too.
+        """
+        if not self._tries_threads:
+            return None
+        found = self._threads.get(True) or self._threads.get(many)
+        if found is None:
+            found = self._threads[many] = choose_threads(self.model, self.contexts["default"], many=many)
+            logger.info("threads: %s", found)
+        return found
 
     @property
     def device(self) -> torch.device:

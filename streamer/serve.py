@@ -112,7 +112,10 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     with as_usage():
         models = [ServedModel.parse(text) for text in (request.model, *request.also)]
         all_different(models)
-    recogniser, *further = [Recogniser.load(model.where, request.device, "auto", name=model.name) for model in models]
+    threads = "auto" if request.threads is None else None
+    recogniser, *further = [
+        Recogniser.load(model.where, request.device, "auto", name=model.name, threads=threads) for model in models
+    ]
     with as_usage():
         session = SessionSettings(
             context=recogniser.context(request.context or "default"),

@@ -20,6 +20,7 @@ from ..model.static_step import StaticRow, StepLadder
 from ..model.voice_heads import VoiceFrames, VoiceHeads
 from .encoder import EncoderStep
 from .greedy_frames import GreedyFrames
+from .thread_choice import ThreadChoice
 
 CPU_CALL_VALUES = 4 * 5120 * 512
 """Samples times channels that the front end convolves in one call on a CPU: what is behind the first layers of more
@@ -95,6 +96,7 @@ class StreamSlots:
         silent: outputs that stand for silence; None: the blank. Of static steps whose streams all decode greedily
             their probabilities are fetched, and the best output of each frame, no others.
         static: compute in static steps (`model.static_step`); None: on CUDA, where they are captured as graphs.
+        threads: that compute a step on a CPU; None: torch's own number.
 
     Raises:
         ConfigurationError: the model cannot stream (it has an adapter).
@@ -110,8 +112,9 @@ class StreamSlots:
         *,
         silent: Sequence[int] | None = None,
         static: bool | None = None,
+        threads: ThreadChoice | None = None,
     ) -> None:
-        self.model, self.context, self.config = model, context, model.config
+        self.model, self.context, self.config, self.threads = model, context, model.config, threads
         self.most = max(slots, most or slots)
         self.silent = list(silent or [model.config.pad_token_id])
         self.static = wants_static(model.lm_head.weight.device) if static is None else static
@@ -198,6 +201,8 @@ class StreamSlots:
         encoders = [row.encoder for row in rows]
         if any(encoder.slots is not self for encoder in encoders):
             raise StreamError(CLOSED)
+        if self.threads is not None:
+            self.threads.use(len(rows))
         voiced = [n for n, encoder in enumerate(encoders) if commit and encoder.heads is not None]
         # on a host log-probabilities are at hand as they are
         greedy = self.ladder is not None and all(row.greedy for row in rows)
