@@ -6,8 +6,9 @@ The recordings, `tests/audio` if none are named, are encoded once, in the model'
 reads them again and again in chunks of that context and, at every chunk, peeks at half a chunk of provisional frames.
 Time is process time of one thread, as per cent of the duration of the sound.
 
-With `--streams`, so many streams at once are read chunk by chunk, one after the other and in one vectorised step
-(`beams_together.py`); both must say the same, to the last bit.
+With `--streams`, the chunks of so many streams at once are read as the batcher hands them out: log-probabilities of all
+in one array. One by one, each stream finds in its own what its beam looks at; together, that is found for all at once
+(`wavlm_live.streamer.chosen_frames`). The sides take turns, and must say the same, to the last bit.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from beams_together import Reading, read_together
 from machine import write
 
-from wavlm_live.streamer import DecodingSettings, Recogniser
+from wavlm_live.streamer import DecodingSettings, EndpointRules, Event, Recogniser, SpeechRules
 from wavlm_live.streamer.beam import BeamDecoder
+from wavlm_live.streamer.chosen_frames import read_rows
 from wavlm_live.streamer.decoding import make_decoder
 from wavlm_live.streamer.encoder import LocalEncoder
+from wavlm_live.streamer.segmenter import Segmenter
 from wavlm_live.streamer.sources import FileSource
 
 AUDIO = Path(__file__).resolve().parent.parent / "tests" / "audio"
@@ -68,34 +70,36 @@ def seconds(recogniser: Recogniser, settings: DecodingSettings, sound: list[np.n
     return time.process_time() - start
 
 
-def together(recogniser: Recogniser, settings: DecodingSettings, sound: np.ndarray, streams: int) -> dict[str, object]:
+def together(
+    recogniser: Recogniser, settings: DecodingSettings, sound: np.ndarray, streams: int, rounds: int
+) -> dict[str, object]:
     """Per cent of a core for each of some streams that read the same sound from different places on."""
-    chunk = recogniser.context().chunk_frames
+    chunk, alphabet = recogniser.context().chunk_frames, recogniser.alphabet
     frames = max(3 * chunk, MOST_FRAMES // streams)
     long = np.resize(sound, (max(frames, len(sound)), sound.shape[1]))
-    parts = [np.roll(long, -37 * n, axis=0)[:frames] for n in range(streams)]
-
-    def one_by_one(group: Sequence[Reading]) -> None:
-        for decoder, logprobs in group:
-            decoder.accept(logprobs)
-
-    row: dict[str, object] = {"streams": streams}
-    said = []
-    for name, read in (("one_by_one_percent", one_by_one), ("together_percent", read_together)):
-        times = []
-        beams: list[BeamDecoder] = []
-        for _ in range(3):
-            decoders = [make_decoder(recogniser.alphabet, settings) for _ in parts]
-            beams = [decoder for decoder in decoders if isinstance(decoder, BeamDecoder)]
-            start = time.process_time()
-            for at in range(0, frames, chunk):
-                read([(decoder, part[at : at + chunk]) for decoder, part in zip(beams, parts, strict=True)])
-            times.append(time.process_time() - start)
-        said.append([(decoder.words, decoder.nbest(), decoder.alternatives()) for decoder in beams])
-        row[name] = round(100 * statistics.median(times) / (streams * frames / FRAMES_A_SECOND), 3)
-    if said[0] != said[1]:
+    batch = np.stack([np.roll(long, -37 * n, axis=0)[:frames] for n in range(streams)])
+    steps = [batch[:, at : at + chunk].copy() for at in range(0, frames, chunk)]
+    speech = SpeechRules(words_need_voice=False)  # nobody hears the sound here
+    times: dict[bool, list[float]] = {False: [], True: []}
+    said: dict[bool, list[Event]] = {}
+    for at_once in [False, True] * (3 * rounds):
+        decoders = [make_decoder(alphabet, settings) for _ in batch]
+        segmenters = [Segmenter(decoder, EndpointRules(), speech) for decoder in decoders]
+        readings = [decoder.reading if at_once and isinstance(decoder, BeamDecoder) else None for decoder in decoders]
+        events: list[Event] = []
+        start = time.process_time()
+        for step in steps:
+            told = read_rows(step, [step.shape[1]] * streams, readings, alphabet.silent_ids)
+            for segmenter, logprobs in zip(segmenters, told, strict=True):
+                events += segmenter.accept(cast(np.ndarray, logprobs))
+        times[at_once].append(time.process_time() - start)
+        said[at_once] = events + [event for segmenter in segmenters for event in segmenter.close()]
+    if said[False] != said[True]:
         raise SystemExit(f"{streams} streams together do not say what they say alone")
-    return row
+    one_by_one, together = (
+        round(100 * statistics.median(times[side]) / (streams * frames / FRAMES_A_SECOND), 4) for side in (False, True)
+    )
+    return {"streams": streams, "one_by_one_percent": one_by_one, "together_percent": together}
 
 
 LOADING = """
@@ -152,7 +156,8 @@ def main() -> None:
     many = []
     for name in settings if options.streams else ():
         for streams in options.streams if name.startswith(("beam 16", "beam 64")) else ():
-            many.append({"decoder": name, **together(recogniser, settings[name], np.concatenate(sound), streams)})
+            row = together(recogniser, settings[name], np.concatenate(sound), streams, options.rounds)
+            many.append({"decoder": name, **row})
             print(many[-1], flush=True)
     result: dict[str, object] = {"sound_s": round(duration_s, 1), "rounds": options.rounds, "rows": rows, "many": many}
     if options.lm:

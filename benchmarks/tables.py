@@ -163,16 +163,16 @@ def reliability(result: dict[str, Any]) -> str:
 
 
 def decoding_cost(result: dict[str, Any]) -> str:
-    """Per cent of a core by decoder, and for many streams one by one and in one step."""
+    """Per cent of a core by decoder, and for many streams one by one and together."""
     rows = [[r["decoder"], f"{r['percent']:.2f}", f"{r['with_peeks_percent']:.2f}"] for r in result["rows"]]
     shown = grid(["% of a core for a stream", "committed frames", "with provisional looks"], rows)
     if not result.get("many"):
         return shown
     many = [
-        [r["decoder"], r["streams"], f"{r['one_by_one_percent']:.2f}", f"{r['together_percent']:.2f}"]
+        [r["decoder"], r["streams"], f"{r['one_by_one_percent']:.3f}", f"{r['together_percent']:.3f}"]
         for r in result["many"]
     ]
-    return shown + "\n\n" + grid(["% of a core for each stream", "streams", "one by one", "in one step"], many)
+    return shown + "\n\n" + grid(["% of a core for each stream", "streams", "one by one", "together"], many)
 
 
 def stability(result: dict[str, Any]) -> str:

@@ -214,7 +214,7 @@ class BatcherWork(BatcherEnds):
         start_s, start_cost_s = self.clock(), self.cost_clock()
         needs = [stream.session.plan.need() for stream in streams]
         rows = [
-            Row(s.encoder, need is not None and need.final, s.session.settings.decoding.method == "greedy")
+            Row(s.encoder, need is not None and need.final, s.session.reading is None, s.session.reading)
             for s, need in zip(streams, needs, strict=True)
         ]
         for stream in streams:

@@ -8,12 +8,13 @@ to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .alphabet import Alphabet
+from .chosen_frames import Chosen, ChosenFrames, Reading, choose
 from .confidence import Calibration
 from .events import Candidate, Choice, Word
 from .fusion import Fusion
@@ -79,17 +80,13 @@ class BeamDecoder:
         self.calibration = calibration or Calibration()
         self.details = details
         self._search = PrefixSearch(alphabet, self.rules, fusion or Fusion())
-        self._skip = math.log(self.rules.blank_skip)
+        self.reading = Reading(self.rules.token_cutoff, math.log(self.rules.blank_skip))
+        """What it asks of a frame."""
         self._frame = 0
         self._stable: list[Word] = []
         self._stable_slots: list[Slot] = []
         self._seen: list[tuple[Span, Slot]] = []  # complete words of the best text when they were last looked at
         self._changed = False  # since then
-
-    @property
-    def search(self) -> PrefixSearch:
-        """The beam, for who reads the frames of many streams together."""
-        return self._search
 
     @property
     def frames(self) -> int:
@@ -141,29 +138,20 @@ class BeamDecoder:
         self._frame += 1
         return self._frame % CHECK_FRAMES == 0
 
-    def frames_of(self, logprobs: np.ndarray) -> Iterator[tuple[float, list[int], list[float]]]:
-        """Each frame: log-probability of its blank; the outputs that are not cut off, and theirs.
-
-        A frame that is almost surely blank has none.
+    def frames_of(self, logprobs: np.ndarray) -> Chosen:
+        """What the search reads of each frame.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or frames that were chosen for other settings.
         """
         self.alphabet.check(logprobs)
-        if not len(logprobs):
-            return
-        # Whole arrays are only compared: how they are cut must not show in the last bit of a result.
-        blanks = logprobs[:, self.alphabet.blank_id]
-        chosen = logprobs >= logprobs.max(axis=1, keepdims=True) - self.rules.token_cutoff
-        chosen[:, self.alphabet.blank_id] = True
-        chosen[blanks > self._skip] = False
-        rows, ids = np.nonzero(chosen)
-        values, outputs = logprobs[rows, ids].tolist(), ids.tolist()
-        ends = np.cumsum(chosen.sum(axis=1)).tolist()
-        first = 0
-        for blank, end in zip(blanks.tolist(), ends, strict=True):
-            yield blank, outputs[first:end], values[first:end]
-            first = end
+        if isinstance(logprobs, ChosenFrames):
+            if logprobs.reading != self.reading:
+                raise ValueError(f"frames chosen for {logprobs.reading}, expected {self.reading}")
+            return logprobs.chosen
+        reading = self.reading
+        best = logprobs.max(axis=1, initial=-math.inf)
+        return choose(logprobs, best, self.alphabet.blank_id, reading.token_cutoff, reading.blank_skip)
 
     def peek(self, logprobs: np.ndarray) -> tuple[Word, ...]:
         """What `words` would be if these frames had been accepted; nothing is changed.
@@ -317,23 +305,23 @@ class BeamDecoder:
             self._changed = False
         old = self._frame - self.stability.age_frames
         agreed = sum(span.end_frame <= old for span in spans[:closed])
-        while agreed and not self._declare(best, spans, agreed):
+        shares = shares_of([h.weight for h in self._search.beam], 1.0) if agreed else []
+        while agreed and not self._declare(best, spans, agreed, shares):
             agreed -= 1
 
-    def _declare(self, best: Hypothesis, spans: Sequence[Span], count: int) -> bool:
-        """Make the first words of the best text stable if the beam agrees on them."""
+    def _declare(self, best: Hypothesis, spans: Sequence[Span], count: int, shares: Sequence[float]) -> bool:
+        """Make the first words of the best text stable if the beam, whose shares are given, agrees on them."""
         search, border = self._search, self._search.border
         assert border is not None
         end = -1
         for _ in range(count):
             end = best.key.index(border, end + 1)
         key, last = best.key[: end + 1], spans[count - 1]
+        if self._frame - last.end_frame < self.stability.wait_frames:
+            against = [s for h, s in zip(search.beam, shares, strict=True) if not h.key.startswith(key)]
+            if math.fsum(against) > self.stability.doubt:
+                return False
         agree = [h for h in search.beam if h.key.startswith(key)]
-        shares = shares_of([h.weight for h in search.beam], 1.0)
-        against = [s for h, s in zip(search.beam, shares, strict=True) if not h.key.startswith(key)]
-        overdue = self._frame - last.end_frame >= self.stability.wait_frames
-        if not overdue and math.fsum(against) > self.stability.doubt:
-            return False
         # On other paths the next word may begin before the last stable one ends; words must not overlap.
         following = [self._spans(h, path)[count:] for h in agree for path in h.paths()]
         limit = min((after[0].first_frame for after in following if after), default=last.end_frame)

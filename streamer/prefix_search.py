@@ -138,7 +138,7 @@ class PrefixSearch:
         heard = self.heard(outputs, logprobs)
         self.listened(heard)
         beam, step = self.beam, self.fusion.step
-        stays = [self._stay(h, heard) for h in beam]
+        stays = self._stays(heard)
         moved, taken = self._join(frame, heard, stays)
         weights = [stay[0] + stay[1] for stay in stays]
         # A text that is new has to be better than this to be kept: texts stay in front of equal ones.
@@ -232,15 +232,21 @@ class PrefixSearch:
             self.multiply([1.0 / top] * len(self.beam))
             self.scale += math.log(top)
 
-    def _stay(self, h: Hypothesis, heard: Heard) -> list[float]:
-        """Blank, letter and their best paths, of a text that stays as it is."""
-        total, best = h.blank + h.letter, max(h.blank_best, h.letter_best)
-        again = heard.of.get(h.last, 0.0) if h.letter else 0.0
-        if h.word:
-            return [heard.quiet * total, again * h.letter, heard.quiet_best * best, again * h.letter_best]
+    def _stays(self, heard: Heard) -> list[list[float]]:
+        """Blank, letter and their best paths, of the texts as they are."""
+        quiet, quiet_best, border, _, of = heard
         # between words a delimiter writes nothing
-        quiet, quiet_best = heard.quiet + heard.border, max(heard.quiet_best, heard.border)
-        return [quiet * total, again * h.letter, quiet_best * best, again * h.letter_best]
+        between, between_best = quiet + border, max(quiet_best, border)
+        stays = []
+        for h in self.beam:
+            letter, blank_best, letter_best = h.letter, h.blank_best, h.letter_best
+            total, best = h.blank + letter, blank_best if blank_best >= letter_best else letter_best
+            again = of.get(h.last, 0.0) if letter else 0.0
+            if h.word:
+                stays.append([quiet * total, again * letter, quiet_best * best, again * letter_best])
+            else:
+                stays.append([between * total, again * letter, between_best * best, again * letter_best])
+        return stays
 
     def _join(
         self, frame: int, heard: Heard, stays: list[list[float]]

@@ -34,9 +34,9 @@ from .stream_slots import SlotEncoder
 
 VERSION = "1"
 MODULES = (
-    "beam", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy", "hotwords", "hypotheses",
-    "plan", "prefix_search", "said", "segmenter", "session", "silero", "sleep", "speakers", "stability", "steady",
-    "stream_voice", "voice_activity", "voice_detector", "voice_memory",
+    "beam", "chosen_frames", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy",
+    "hotwords", "hypotheses", "plan", "prefix_search", "said", "segmenter", "session", "silero", "sleep", "speakers",
+    "stability", "steady", "stream_voice", "voice_activity", "voice_detector", "voice_memory",
 )  # fmt: skip
 """Modules of this package whose classes a saved session may name."""
 DEEPEST = 50_000

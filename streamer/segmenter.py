@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -151,9 +152,8 @@ class Segmenter:
             events += self._told(self.speakers.skip(len(logprobs)) if skipped else self.speakers.accept(voices))
         kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()
         frame = self.decoder.frames
-        probabilities = self._voice.judge(
-            self.alphabet.speech_probabilities(logprobs).tolist(), frame, activity_of(voices)
-        )
+        letters = partial(self.alphabet.speech_probabilities, logprobs)
+        probabilities = self._voice.judge(letters, frame, activity_of(voices))
         events += self._clipped(self._voice.tell_frames(probabilities, frame))
         voiced = self._voice.frames(self.decoder.frames, len(kinds))
         first = 0
@@ -322,9 +322,9 @@ class Segmenter:
         deaf = min(self._deaf_frames - self.decoder.frames, len(logprobs))
         if deaf <= 0:
             return logprobs, voices
-        letters = self.alphabet.speech_probabilities(logprobs[:deaf]).tolist()
-        before = None if voices is None else voices[:deaf]
-        self._voice.watch(self._voice.judge(letters, self.decoder.frames, activity_of(before)), deaf=True)
+        letters = partial(self.alphabet.speech_probabilities, logprobs[:deaf])
+        before = activity_of(None if voices is None else voices[:deaf])
+        self._voice.watch(self._voice.judge(letters, self.decoder.frames, before), deaf=True)
         self.decoder.accept(logprobs[:deaf])
         self.decoder.reset()
         return logprobs[deaf:], None if voices is None else voices[deaf:]

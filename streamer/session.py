@@ -11,6 +11,7 @@ from ..model.context import StreamingContext
 from ..model.errors import ConfigurationError, StreamError
 from .alphabet import Alphabet
 from .beam import BeamDecoder
+from .chosen_frames import Reading
 from .chunker import Chunker, check_sound
 from .decoding import DecodingSettings, hotwords_for, make_decoder
 from .encoder import EncoderStream
@@ -103,14 +104,13 @@ class Session:
         language_model: LanguageModel | None = None,
         known: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.settings = settings or SessionSettings()
+        self.settings = settings = settings or SessionSettings()
         hop = encoder.hop_samples
         self.ready = Ready(model, str(context), context.step_frames * hop)
         """The event that opens the stream; `feed` does not repeat it."""
-        partial_hop_samples = self.settings.partial_hop_ms * SAMPLE_RATE // 1000
+        partial_hop_samples = settings.partial_hop_ms * SAMPLE_RATE // 1000
         self._chunker = Chunker(context, partial_hop_samples, hop, encoder.receptive_samples)
-        self._decoder = make_decoder(alphabet, self.settings.decoding, hop, language_model)
-        settings = self.settings
+        self._decoder = make_decoder(alphabet, settings.decoding, hop, language_model)
         self._segmenter = Segmenter(
             self._decoder,
             settings.endpoint,
@@ -142,6 +142,11 @@ class Session:
         if not rules.enabled:
             return None
         return SpeakerTracker(heads, rules, encoder.hop_samples, known)
+
+    @property
+    def reading(self) -> Reading | None:
+        """Which outputs of a frame its beam looks at, for who computes many streams together; None: it has no beam."""
+        return self._decoder.reading if isinstance(self._decoder, BeamDecoder) else None
 
     @property
     def samples_taken(self) -> int:
@@ -357,8 +362,7 @@ class Session:
         if self._finished:
             return
         self._finished = True
-        if self._taken:
-            self._segmenter.limit_samples = self._taken
+        self._segmenter.limit_samples = self._taken or None
         self.plan.finish(tail=self._taken > 0)
 
     def _driven(self) -> list[Event]:

@@ -18,6 +18,7 @@ from ..model import StreamingContext, StreamStates, WavLMConfig, WavLMForCTC
 from ..model.errors import StreamError
 from ..model.static_step import StaticRow, StepLadder
 from ..model.voice_heads import VoiceFrames, VoiceHeads
+from .chosen_frames import Reading, read_rows
 from .encoder import EncoderStep
 from .greedy_frames import GreedyFrames
 from .thread_choice import ThreadChoice
@@ -83,6 +84,8 @@ class Row:
     """The stream has ended: its last chunk may be short."""
     greedy: bool = False
     """The stream decodes greedily: the best output of each frame is enough."""
+    reading: Reading | None = None
+    """The stream decodes with a beam, which looks at these outputs alone."""
 
 
 class StreamSlots:
@@ -93,8 +96,8 @@ class StreamSlots:
         context: what a step sees.
         slots: streams that there is memory for at once.
         most: streams to which the memory may grow, by doubling; None: it stays as it is.
-        silent: outputs that stand for silence; None: the blank. Of static steps whose streams all decode greedily
-            their probabilities are fetched, and the best output of each frame, no others.
+        silent: outputs that stand for silence, the blank first; None: the blank. Of static steps whose streams all
+            decode greedily their probabilities are fetched, and the best output of each frame, no others.
         static: compute in static steps (`model.static_step`); None: on CUDA, where they are captured as graphs.
         threads: that compute a step on a CPU; None: torch's own number.
 
@@ -213,10 +216,14 @@ class StreamSlots:
         if commit:
             for encoder, own in zip(encoders, own_frames, strict=True):
                 encoder.committed_frames += own
-        read = self._greedy if greedy else np.ndarray.copy  # a row that is kept must not keep the whole batch
+        if greedy:
+            told = [self._greedy(results[n, :count]) for n, count in enumerate(frames)]
+        else:
+            told = read_rows(results, frames, [row.reading for row in rows], self.silent)
         return [
-            EncoderStep(read(results[n, :count]), own, voices.get(n))
-            for n, (count, own) in enumerate(zip(frames, own_frames, strict=True))
+            # whoever decodes greedily, or with the beam of the reading, asks for nothing else
+            EncoderStep(cast(np.ndarray, logprobs), own, voices.get(n))
+            for n, (logprobs, own) in enumerate(zip(told, own_frames, strict=True))
         ]
 
     def _compute_now(
@@ -267,11 +274,10 @@ class StreamSlots:
             seens += seen
         return np.concatenate(parts), owns, seens, voices
 
-    def _greedy(self, values: np.ndarray) -> np.ndarray:
+    def _greedy(self, values: np.ndarray) -> GreedyFrames:
         """`[frames, token, log-probability, silence...]` in place of log-probabilities."""
         tokens, best, silent = values[:, 0].astype(np.int64), values[:, 1].copy(), values[:, 2:].sum(1)
-        # whoever decodes greedily asks it nothing else
-        return cast(np.ndarray, GreedyFrames(tokens, best, silent, self.config.vocab_size))
+        return GreedyFrames(tokens, best, silent, self.config.vocab_size)
 
     def read(self, encoder: SlotEncoder) -> dict[str, Tensor]:
         """A copy of a stream's state on the host; with `write` the stream goes on elsewhere, exactly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -152,11 +152,13 @@ class StreamVoice:
         """Sound without a sign of a voice, up to the newest that the detector knows; 0 where none listens."""
         return 0 if self._detector is None else self._detector.known_samples - self._sign_samples
 
-    def judge(self, letters: Sequence[float], first_frame: int, activity: Sequence[float] | None = None) -> list[float]:
+    def judge(
+        self, letters: Callable[[], np.ndarray], first_frame: int, activity: Sequence[float] | None = None
+    ) -> list[float]:
         """Probabilities of speech for committed frames; none where the independent detector alone decides.
 
         Args:
-            letters: probabilities that a frame says something, 0 to 1, from `first_frame` on.
+            letters: gives the probabilities that a frame says something, 0 to 1, from `first_frame` on.
             activity: what the model's voice activity head says of them, where it decides.
         """
         if self.rules.detector == "silero":
@@ -164,9 +166,9 @@ class StreamVoice:
         if self.rules.detector == "head":
             assert activity is not None
             return list(activity)
-        probabilities = list(letters)
+        probabilities = letters().tolist()
         if self.rules.detector == "both":
-            for n, letter in enumerate(letters):
+            for n, letter in enumerate(probabilities):
                 self._letters.append(letter)
                 start = (first_frame + n) * self._hop
                 probabilities[n] = min(max(self._letters), self._log.loudest(start, start + self._hop))

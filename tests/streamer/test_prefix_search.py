@@ -67,7 +67,7 @@ def test_what_is_never_scored_would_not_have_been_kept(kind: str, seed: int, wid
     fusion = fusion_of(kind)
     decoder = BeamDecoder(ALPHABET, 320, BeamRules(width, math.inf, math.inf, 1.0), fusion, NEVER)
     decoder.accept(logprobs)
-    search = decoder.search
+    search = decoder._search
     found = {tuple(ord(symbol) - FIRST_SYMBOL for symbol in h.key): (h.blank, h.letter) for h in search.beam}
     expected = plain_beam(logprobs, width, fusion)
     assert list(found) == list(expected)

@@ -69,14 +69,22 @@ def test_the_same_alone_or_among_many_others_of_other_ages(
     assert words > 10
 
 
-def test_static_steps_give_the_same(recogniser, clock, noise, heard, same, alone, settings_of, monkeypatch, seed):
-    """As on CUDA, but not captured: greedy streams, one with a beam, looks, a flush, growing room."""
-    monkeypatch.setattr("wavlm_live.streamer.stream_slots.wants_static", lambda device: True)
+@pytest.mark.parametrize("static", [False, True], ids=["eager", "static"])
+def test_streams_with_a_beam_and_without_share_steps(
+    recogniser, clock, noise, heard, same, alone, settings_of, monkeypatch, seed, static
+):
+    """Greedy streams, three with beams of other settings, looks, growing room; static as on CUDA, but not captured."""
+    monkeypatch.setattr("wavlm_live.streamer.stream_slots.wants_static", lambda device: static)
     batcher = Batcher(recogniser, FREE, clock=clock)
     rng = random.Random(seed)
-    beam = DecodingSettings(method="beam", beam_width=4)
+    beams = {
+        1: DecodingSettings(method="beam", token_cutoff=9.0, hotwords=(("abba", 2.0),)),
+        3: DecodingSettings(method="beam", beam_width=4),
+        4: DecodingSettings(method="beam", blank_skip=0.999),
+    }
     wanted = [
-        settings_of(partial_hop_ms=rng.choice([0, 40]), **({"decoding": beam} if n == 3 else {})) for n in range(6)
+        settings_of(partial_hop_ms=rng.choice([0, 40]), **({"decoding": beams[n]} if n in beams else {}))
+        for n in range(6)
     ]
     sounds, results, streams = [noise(rng.uniform(1.5, 3), seed + n) for n in range(6)], [heard() for _ in range(6)], []
     for number in range(60):
@@ -90,8 +98,8 @@ def test_static_steps_give_the_same(recogniser, clock, noise, heard, same, alone
                     stream.finish()
         batcher.settle()
     group = next(iter(batcher.groups.values()))
-    assert group.slots.ladder is not None
-    assert len(group.slots.ladder._steps) > 4  # sizes, commits and looks, greedy and not
+    if static:
+        assert len(group.slots.ladder._steps) > 4  # sizes, commits and looks, greedy and not
     for result, sound, settings in zip(results, sounds, wanted, strict=True):
         expected = alone(sound, settings)
         assert expected.finals

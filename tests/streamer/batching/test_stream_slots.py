@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from wavlm_live.model import StreamError, StreamingContext
+from wavlm_live.streamer.beam import BeamDecoder
+from wavlm_live.streamer.chosen_frames import ChosenFrames
+from wavlm_live.streamer.decoding import DecodingSettings, make_decoder
 from wavlm_live.streamer.encoder import LocalEncoder
 from wavlm_live.streamer.stream_slots import Row, StreamSlots
 
@@ -93,6 +96,31 @@ def test_looking_changes_nothing_for_the_others(recogniser, noise, slots_of):
     commit = slots.compute([Row(one)])[0]
     np.testing.assert_allclose(before.logprobs, commit.logprobs, atol=1e-5)
     assert (one.waiting_frames, two.waiting_frames) == (2, 7)
+
+
+def test_beams_are_told_what_they_look_at(recogniser, noise, slots_of):
+    """To the last bit what the log-probabilities of the same step say, for streams of other ages and settings."""
+    alphabet = recogniser.alphabet
+    slots = slots_of(recogniser.model, CONTEXT, 4, silent=alphabet.silent_ids)
+    encoders = [slots.open() for _ in range(4)]
+    for n, encoder in enumerate(encoders):
+        encoder.listen(noise(1.0, n)[: FIRST - 400 * n])
+    wanted = [DecodingSettings("beam"), DecodingSettings("beam", token_cutoff=1.0, blank_skip=0.5), None, None]
+    wanted[3] = DecodingSettings("beam", beam_width=3)
+    decoders = [make_decoder(alphabet, setting) for setting in wanted]
+    readings = [getattr(decoder, "reading", None) for decoder in decoders]
+    rows = [Row(encoder, greedy=r is None, reading=r) for encoder, r in zip(encoders, readings, strict=True)]
+    plain = slots.compute([Row(encoder) for encoder in encoders], commit=False)
+    told = slots.compute(rows, commit=False)
+    assert [isinstance(step.logprobs, ChosenFrames) for step in told] == [True, True, False, True]
+    for decoder, one, other in zip(decoders, plain, told, strict=True):
+        assert len(one.logprobs) == len(other.logprobs) > 0
+        assert alphabet.speech_probabilities(one.logprobs).tolist() == pytest.approx(
+            alphabet.speech_probabilities(other.logprobs).tolist(), abs=0
+        )
+        assert decoder.peek(one.logprobs) == decoder.peek(other.logprobs)
+        if isinstance(decoder, BeamDecoder):
+            assert list(decoder.frames_of(one.logprobs)) == list(other.logprobs.chosen)
 
 
 def test_read_and_written_elsewhere_it_goes_on_exactly(recogniser, noise, slots_of):
