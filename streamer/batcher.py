@@ -34,7 +34,7 @@ from .recogniser import Recogniser
 from .saved_stream import SavedStream
 from .session import SessionSettings
 from .shared_device import Share, SharedDevice
-from .step_time import cost_clock_of
+from .step_time import MOST_STRETCHED, cost_clock_of
 from .stream_slots import SlotEncoder
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ class Batcher(BatcherWork):
                     self.clock,
                     cost_clock=self.cost_clock,
                     threads=group.slots.threads,
+                    took=self.tally.stretch.add,
                 )
 
     def close(self, message: str = "the server is closing") -> None:
@@ -241,13 +242,13 @@ class Batcher(BatcherWork):
             if not reason and open_now:
                 load = self.device.load - self._load() + self._load(group)
                 now_s = self.clock()
-                late_s, stretched = self.device.late_s(now_s), load * self.device.stretch(now_s)
+                late_s, stretched = self.device.late_s(now_s), load * self.device.stretch()
                 if load > rules.most_load:
                     reason = (
                         f"{open_now} streams are open, and one more would take {load:.0%} of the time there is "
                         f"(at most {rules.most_load:.0%})"
                     )
-                elif stretched > max(1.0, rules.most_load):
+                elif stretched > max(MOST_STRETCHED, rules.most_load):
                     reason = (
                         f"{open_now} streams are open, and with what else this machine does one more would take "
                         f"{stretched:.0%} of the time there is"

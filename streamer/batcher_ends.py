@@ -69,7 +69,7 @@ class BatcherEnds:
         """End so many of the device's newest streams that the others can be computed in time: also those of other
         batchers, in this one's turn. Late is late on the clock on the wall, so loads count as they are there."""
         with self.lock:
-            load = self.device.load * self.device.stretch(now_s)
+            load = self.device.load * self.device.stretch()
             newest = self.device.newest(min(0.5, max(0.05, 1 - self.rules.most_load / load if load > 0 else 0.0)))
         for stream in newest:
             stream.end(

@@ -126,7 +126,7 @@ class Tally:
         for tally in tallies:
             found.commit_load.add_share(now_s, tally.commit_load.share(now_s))
             found.look_load.add_share(now_s, tally.look_load.share(now_s))
-        found.stretch = max((tally.stretch for tally in tallies), key=lambda stretch: stretch.factor(now_s))
+        found.stretch = max((tally.stretch for tally in tallies), key=Stretch.factor)
         found.came(now_s, max(tally.late(now_s) for tally in tallies))
         return found
 
@@ -158,7 +158,7 @@ class Tally:
             late_s=self.late(now_s),
             load=self.commit_load.share(now_s) + self.look_load.share(now_s),
             load_expected=load_expected,
-            stretch=self.stretch.factor(now_s),
+            stretch=self.stretch.factor(),
             audio_s=audio_s,
             busy_s=self.busy_s,
             realtime_factor=self.busy_s / audio_s if audio_s else 0.0,

@@ -246,7 +246,7 @@ class BatcherWork(BatcherEnds):
             stream.busy_s += (now_s - start_s) / len(streams)
         with self.lock:
             self.tally.step(now_s, now_s - start_s, len(streams), commit)
-            self.tally.stretch.add(now_s, now_s - start_s, cost_s)
+            self.tally.stretch.add(now_s - start_s, cost_s)
             if commit:
                 self.tally.came(now_s, late_s)
         if late_s > 0 and wanted:

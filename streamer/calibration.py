@@ -26,6 +26,7 @@ def calibrate(
     *,
     cost_clock: Callable[[], float] | None = None,
     threads: ThreadChoice | None = None,
+    took: Callable[[float, float], None] | None = None,
 ) -> None:
     """Measure committing steps of 1, 2, 4, ... streams whose caches are full.
 
@@ -42,6 +43,7 @@ def calibrate(
         most_s: no new size is begun after so long.
         cost_clock: on which steps are measured; None: the same.
         threads: of the steps on a CPU; None: torch's own number.
+        took: is told of each step how long it lasted and what it cost.
     """
     measured = cost_clock or clock
     started_s, size = clock(), 1
@@ -51,11 +53,13 @@ def calibrate(
         rows = full_rows(slots, size)
         times: list[float] = []
         for _ in range(ROUNDS + 1):
-            before_s = measured()
+            start_s, before_s = clock(), measured()
             for row in rows:
                 row.encoder.listen(chunk)
             slots.compute(rows)
             times.append(measured() - before_s)
+            if took is not None and len(times) > 1:
+                took(clock() - start_s, times[-1])
         seconds = min(times[1:])  # what else runs on the machine only makes a step longer
         cost.learn(size, seconds)
         if seconds > max(context.chunk_ms, min(4 * context.chunk_ms, BEYOND_MS)) / 1000:

@@ -43,7 +43,7 @@ class Share:
     """How late its results come, at this time of its clock."""
     busy: Callable[[float], tuple[float, float]]
     """Shares of the last seconds in which it computed committing steps, and provisional passes, up to this time."""
-    stretch: Callable[[float], float]
+    stretch: Callable[[], float]
     """How many times as long its steps last as they compute, see `step_time.Stretch`."""
     streams: Callable[[], Sequence[OpenStream]]
     """Those that are open."""
@@ -117,10 +117,10 @@ class SharedDevice:
         with self.lock:
             return max((share.late_s(now_s) for share in self._shares), default=0.0)
 
-    def stretch(self, now_s: float) -> float:
+    def stretch(self) -> float:
         """How many times as long steps last as they compute, of the batcher that is held up most."""
         with self.lock:
-            return max((share.stretch(now_s) for share in self._shares), default=1.0)
+            return max((share.stretch() for share in self._shares), default=1.0)
 
     def busy(self, now_s: float) -> tuple[float, float]:
         """Shares of the last seconds that committing steps, and provisional passes, of all batchers took."""

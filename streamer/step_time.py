@@ -10,7 +10,8 @@ threads, and the whole process' time the server's sockets as well. What comes sh
 
 What else runs may stay, though, and then it takes part of what the machine could carry; the server's own sockets and
 decoders' callers, which share Python's lock with the steps, are always there. So the ratio of a step's duration to its
-cost is watched, and its lower quarter, which a burst of other work does not move, counts in admission. That streams
+cost is watched, from the steps of calibration on, and its median, which a burst of other work does not move, counts in
+admission. What was last known holds until other steps tell otherwise: after a pause many may come at once. That streams
 come late is judged by the wall alone.
 """
 
@@ -23,8 +24,8 @@ import torch
 
 from .admission import Recent
 
-STALE_S = 10.0
-"""After so long without a step nothing is known of what else runs."""
+MOST_STRETCHED = 0.9
+"""Share of the time on the wall that the committing steps of all streams may be expected to last."""
 
 
 def cost_clock_of(device: torch.device, clock: Callable[[], float]) -> Callable[[], float]:
@@ -44,23 +45,14 @@ class Stretch:
         count: steps that are looked at.
     """
 
-    QUARTER = 0.25
-
     def __init__(self, count: int = 64) -> None:
         self._ratios = Recent(count)
-        self._count = count
-        self._at_s: float | None = None
 
-    def add(self, now_s: float, seconds: float, cost_s: float) -> None:
-        """A step ended now that lasted so long and cost so much."""
-        if self._at_s is not None and now_s - self._at_s > STALE_S:
-            self._ratios = Recent(self._count)
-        self._at_s = now_s
+    def add(self, seconds: float, cost_s: float) -> None:
+        """A step has ended that lasted so long and cost so much."""
         if cost_s > 0:
             self._ratios.add(seconds / cost_s)
 
-    def factor(self, now_s: float) -> float:
+    def factor(self) -> float:
         """From 1, where nothing else runs or nothing is known."""
-        if self._at_s is None or now_s - self._at_s > STALE_S:
-            return 1.0
-        return max(1.0, *self._ratios.percentiles((self.QUARTER,)))
+        return max(1.0, *self._ratios.percentiles((0.5,)))

@@ -13,7 +13,7 @@ import torch
 from wavlm_live.streamer.admission import BatcherRules, Overloaded
 from wavlm_live.streamer.batcher import Batcher
 from wavlm_live.streamer.recogniser import Recogniser
-from wavlm_live.streamer.step_time import STALE_S, Stretch, cost_clock_of
+from wavlm_live.streamer.step_time import Stretch, cost_clock_of
 from wavlm_live.streamer.stream_slots import StreamSlots
 
 
@@ -64,14 +64,21 @@ def speak(batcher, streams, clock, sound, seconds):
             clock.now_s += 0.01
 
 
-def test_a_start_beside_other_work_turns_nobody_away(batcher_of, busy, settings_of):
-    """Chunks of 100 ms, steps of 20 + 10 n ms: at a load of 0.8 six fit, whatever ran while that was measured."""
-    busy["times"] = 5.0
+def test_costs_are_not_those_of_a_busy_start(batcher_of, busy, clock, noise, settings_of):
+    """Chunks of 100 ms, steps of 20 + 10 n ms: at a load of 0.8 six fit, whatever ran while that was measured. Until
+    something else is known, what ran counts; the steps of a stream tell that it is over."""
+    busy["times"] = 3.0
     batcher = batcher_of(most_load=0.8)
     batcher.calibrate()
     streams, reason = fill(batcher, settings_of())
-    assert len(streams) == 6
+    assert len(streams) == 1
+    assert "with what else this machine does one more would take" in reason
+    busy["times"] = 1.0
+    speak(batcher, streams, clock, noise(2, 1), 8)
+    more, reason = fill(batcher, settings_of())
+    assert len(more) == 5
     assert "(at most 80%)" in reason
+    batcher.close()
 
 
 def test_other_work_that_stays_takes_its_part(batcher_of, busy, clock, noise, settings_of):
@@ -85,7 +92,7 @@ def test_other_work_that_stays_takes_its_part(batcher_of, busy, clock, noise, se
     assert told.late_s < 0.5
     assert told.load > 1.7 * told.load_expected, "loads are of the wall"
     more, reason = fill(batcher, settings_of())
-    assert len(more) == 1, "of 20 + 10 n ms of computing, at most 50 ms"
+    assert len(more) == 0, "of 20 + 10 n ms of computing, at most 45 ms"
     assert "with what else this machine does one more would take" in reason
     for stream in more:
         stream.abort()
@@ -112,18 +119,16 @@ def test_lateness_is_the_walls(batcher_of, busy, clock, noise, settings_of):
 
 def test_stretch():
     stretch = Stretch(64)
-    assert stretch.factor(0.0) == 1.0
+    assert stretch.factor() == 1.0
     for n in range(200):
-        stretch.add(n * 0.1, 0.05 if n % 3 else 0.4, 0.05)  # a burst of other work in every third step
-    assert stretch.factor(20.0) == pytest.approx(1.0)
-    for n in range(200, 264):
-        stretch.add(n * 0.1, 0.15 if n % 8 else 0.05, 0.05)
-    assert stretch.factor(26.4) == pytest.approx(3.0)
-    assert stretch.factor(26.3 + STALE_S + 0.1) == 1.0
-    stretch.add(60.0, 0.05, 0.05)
-    assert stretch.factor(60.0) == pytest.approx(1.0), "what was long ago does not come back"
-    stretch.add(60.1, 0.04, 0.05)
-    assert stretch.factor(60.1) == 1.0
+        stretch.add(0.05 if n % 3 else 0.4, 0.05)  # a burst of other work in every third step
+    assert stretch.factor() == pytest.approx(1.0)
+    for n in range(64):
+        stretch.add(0.15 if n % 3 else 0.05, 0.05)
+    assert stretch.factor() == pytest.approx(3.0)
+    for _ in range(40):
+        stretch.add(0.04, 0.05)
+    assert stretch.factor() == 1.0
     assert cost_clock_of(torch.device("cpu"), time.monotonic) is time.thread_time
     for device, clock in ((torch.device("cuda"), time.monotonic), (torch.device("cpu"), time.time)):
         assert cost_clock_of(device, clock) is clock
