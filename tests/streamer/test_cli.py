@@ -166,7 +166,7 @@ def test_messages_cannot_steer_the_terminal(command):
 
 
 def test_mistakes_of_the_program_are_not_hidden(monkeypatch, audio_folder):
-    def mistake(*_):
+    def mistake(*_, **__):
         raise KeyError("mistake")
 
     monkeypatch.setattr(Recogniser, "load", mistake)
@@ -177,7 +177,7 @@ def test_mistakes_of_the_program_are_not_hidden(monkeypatch, audio_folder):
 def test_ctrl_c_while_loading(command, audio_folder, monkeypatch):
     import signal
 
-    monkeypatch.setattr(Recogniser, "load", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Recogniser, "load", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     answer = command("transcribe", audio_folder / DIGIT)
     assert (answer.code, answer.out, answer.err) == (130, "", "")
 

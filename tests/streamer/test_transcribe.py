@@ -86,7 +86,7 @@ class ScriptedRecogniser:
 @pytest.fixture
 def scripted(monkeypatch):
     """The command line hears `SCRIPT` in every recording."""
-    monkeypatch.setattr(Recogniser, "load", lambda *_: ScriptedRecogniser())
+    monkeypatch.setattr(Recogniser, "load", lambda *_, **__: ScriptedRecogniser())
 
 
 @pytest.fixture
