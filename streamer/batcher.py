@@ -34,7 +34,7 @@ from .recogniser import Recogniser
 from .saved_stream import SavedStream
 from .session import SessionSettings
 from .shared_device import Share, SharedDevice
-from .step_time import MOST_STRETCHED, cost_clock_of
+from .step_time import cost_clock_of
 from .stream_slots import SlotEncoder
 
 logger = logging.getLogger(__name__)
@@ -248,10 +248,10 @@ class Batcher(BatcherWork):
                         f"{open_now} streams are open, and one more would take {load:.0%} of the time there is "
                         f"(at most {rules.most_load:.0%})"
                     )
-                elif stretched > max(MOST_STRETCHED, rules.most_load):
+                elif stretched > rules.most_load:
                     reason = (
                         f"{open_now} streams are open, and with what else this machine does one more would take "
-                        f"{stretched:.0%} of the time there is"
+                        f"{stretched:.0%} of the time there is (at most {rules.most_load:.0%})"
                     )
                 elif late_s > rules.late_s / 2:
                     reason = f"the server falls behind: results come {late_s:.1f} s late"

@@ -24,8 +24,8 @@ import torch
 
 from .admission import Recent
 
-MOST_STRETCHED = 0.9
-"""Share of the time on the wall that the committing steps of all streams may be expected to last."""
+UNFELT = 1.05
+"""Steps that last so little longer than they compute tell of nothing else that runs."""
 
 
 def cost_clock_of(device: torch.device, clock: Callable[[], float]) -> Callable[[], float]:
@@ -54,5 +54,6 @@ class Stretch:
             self._ratios.add(seconds / cost_s)
 
     def factor(self) -> float:
-        """From 1, where nothing else runs or nothing is known."""
-        return max(1.0, *self._ratios.percentiles((0.5,)))
+        """1 where nothing else runs or nothing is known."""
+        (ratio,) = self._ratios.percentiles((0.5,))
+        return ratio if ratio > UNFELT else 1.0
