@@ -118,7 +118,7 @@ def test_webm_equals_a_file(seed, tmp_path):
     found = decoded(AudioFormat("webm_opus"), cut(data, np.random.default_rng(seed)))
     count = min(len(found), len(expected))
     assert abs(len(found) - len(expected)) <= 320  # the last packet's padding
-    np.testing.assert_allclose(found[:count], expected[:count], atol=1e-3)
+    np.testing.assert_allclose(found[:count], expected[:count], atol=2e-3)  # blocks of the resampler fall elsewhere
 
 
 def test_a_small_message_cannot_hold_the_decoder_up(seed):
