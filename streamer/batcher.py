@@ -241,8 +241,7 @@ class Batcher(BatcherWork):
                 reason = f"{open_now} streams are open, and this server takes {rules.most_sessions}"
             if not reason and open_now:
                 load = self.device.load - self._load() + self._load(group)
-                now_s = self.clock()
-                late_s, stretched = self.device.late_s(now_s), load * self.device.stretch()
+                late_s, stretched = self.device.late_s(self.clock()), load * self.device.stretch()
                 if load > rules.most_load:
                     reason = (
                         f"{open_now} streams are open, and one more would take {load:.0%} of the time there is "

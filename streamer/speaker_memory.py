@@ -24,10 +24,10 @@ HEAVIEST_FRAMES = 3000
 """A voice's vector is the mean over about so much speech, so that it goes on following the voice."""
 HIGHEST_NUMBER = 10**9
 NOBODY = 255
-_HEAD = struct.Struct(
-    "<BBBBHI"
-)  # version, voices, who spoke last, frames since then, numbers of a vector, voices so far
-_VOICE = struct.Struct("<IHf")  # number, frames, length
+_HEAD = struct.Struct("<BBBBHI")
+"""Version, voices, who spoke last, frames since then, numbers of a vector, voices so far."""
+_VOICE = struct.Struct("<IHf")
+"""Number, frames, length."""
 
 
 @dataclass(frozen=True)
