@@ -169,10 +169,11 @@ def _tokens_of(path: Path) -> tuple[str, ...]:
     if is_arpa(path):
         found = read_vocabulary(path)
     else:
-        # KenLM puts the words behind everything else, each ended by a zero byte, the unknown word first. A file may
-        # be of many gigabytes, so it is looked through without being read into memory.
+        # KenLM puts the words behind everything else, each ended by a zero byte, the unknown word first and straight
+        # after the last number of its tables, whose bytes are any. A file may be of many gigabytes, so it is looked
+        # through without being read into memory.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            at = data.rfind(b"\0" + UNKNOWN.encode() + b"\0") + 1
-            words = data[at:] if at else b""
+            at = data.rfind(UNKNOWN.encode() + b"\0")
+            words = data[at:] if at >= 0 else b""
         found = words.decode("utf-8", errors="replace").rstrip("\0").split("\0") if words else []
     return tuple(token for token in found if token not in (UNKNOWN, BEGIN, END))

@@ -247,6 +247,18 @@ def test_binary_models_of_kenlm(binary: Callable[..., Path], small: NgramModel, 
     assert found[0][0][0]
 
 
+def test_the_words_are_found_behind_any_byte(binary: Callable[..., Path]) -> None:
+    """What stands before the first word is the end of a table, zero or not: most often it is zero."""
+    path = binary("probing")
+    words = KenLanguageModel(path).tokens
+    data = bytearray(path.read_bytes())
+    for before in (0, 1, ord("a"), 255):
+        data[data.rindex(b"<unk>\0") - 1] = before
+        path.write_bytes(data)
+        assert KenLanguageModel(path).tokens == words
+    assert words
+
+
 def test_a_binary_model_that_was_cut_off(binary: Callable[..., Path]) -> None:
     path = binary("trie")
     path.write_bytes(path.read_bytes()[:400])
