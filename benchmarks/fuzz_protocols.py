@@ -29,7 +29,7 @@ from wavlm_live.streamer.protocols.native_client import ClientStream, ServerRefu
 from wavlm_live.streamer.protocols.openai_realtime import OpenAIRealtimeProtocol
 from wavlm_live.streamer.protocols.vosk import VoskProtocol
 from wavlm_live.streamer.protocols.wyoming import WyomingProtocol
-from wavlm_live.streamer.session import SessionSettings
+from wavlm_live.streamer.session_settings import SessionSettings
 
 WORDS = (Word("yes", 0, 3200, 0.5),)
 EVENTS = [SpeechStarted(0), Partial("yes", "no", WORDS), Final("yes", WORDS, 0, 3200, "flush"), Marker("finalize-1", 9)]

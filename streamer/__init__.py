@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         to_wire,
     )
     from .recogniser import Recogniser
-    from .session import Session, SessionSettings
+    from .session import Session
+    from .session_settings import SessionSettings
     from .voice_activity import SpeechRules
 
 _HOME = {
@@ -42,7 +43,7 @@ _HOME = {
     "SpeechRules": "voice_activity",
     "Recogniser": "recogniser",
     "Session": "session",
-    "SessionSettings": "session",
+    "SessionSettings": "session_settings",
     **dict.fromkeys(
         (
             "Acknowledged", "Activity", "Event", "Final", "Marker", "Partial", "Problem", "Ready", "Speaker",

@@ -26,7 +26,7 @@ from .resuming import Reach
 
 if TYPE_CHECKING:
     from .recogniser import Recogniser
-    from .session import SessionSettings
+    from .session_settings import SessionSettings
 
 FIRST_STRETCH_S, LONGEST_STRETCH_S = 16.0, 256.0
 """Sound that is computed at once: little at first, so that there is text soon, then twice as much each time."""

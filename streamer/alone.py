@@ -15,7 +15,7 @@ from .events import Event, Problem, Ready
 
 if TYPE_CHECKING:
     from .recogniser import Recogniser
-    from .session import SessionSettings
+    from .session_settings import SessionSettings
 
 
 class Listener(Protocol):

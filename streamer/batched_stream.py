@@ -17,7 +17,8 @@ from .chunker import check_sound
 from .decoding import hotwords_for
 from .events import Event, Problem
 from .pace import Pace
-from .session import Session, SessionSettings
+from .session import Session
+from .session_settings import SessionSettings
 from .stream_slots import SlotEncoder
 
 if TYPE_CHECKING:

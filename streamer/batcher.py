@@ -32,7 +32,7 @@ from .calibration import calibrate
 from .events import SAMPLE_RATE, Problem
 from .recogniser import Recogniser
 from .saved_stream import SavedStream
-from .session import SessionSettings
+from .session_settings import SessionSettings
 from .shared_device import Share, SharedDevice
 from .step_time import cost_clock_of
 from .stream_slots import SlotEncoder

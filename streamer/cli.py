@@ -18,6 +18,7 @@ from ..model.errors import OutputError, WavLMLiveError
 from . import (
     classify_command,
     decoding_options,
+    model_commands,
     network_commands,
     options,
     speaker_options,
@@ -36,7 +37,6 @@ _EPILOG = (
     "Every option can be set in the environment: WAVLM_LIVE_MODEL, WAVLM_LIVE_DEVICE, and so on. "
     "Exit codes: 0 done, 1 something failed, 2 usage, 130 ended by Ctrl+C."
 )
-_OWN_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 app = typer.Typer(
     name=PROGRAM,
@@ -47,10 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(
-    help="Models on this machine: bundled with the package, or in the hub's cache.", invoke_without_command=True
-)
-app.add_typer(models_app, name="models")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -329,61 +325,7 @@ def doctor(
     return show_doctor(_terminal(plain, verbose=verbose), model, device)
 
 
-@models_app.callback()
-def models(context: typer.Context) -> int:
-    """List the models on this machine."""
-    if context.invoked_subcommand is not None:
-        return 0
-    from .reports import show_models
-
-    return show_models(_terminal())
-
-
-@models_app.command("pull")
-def models_pull(
-    name: Annotated[
-        str, typer.Argument(metavar="ID", help="Hub id, such as patrickvonplaten/wavlm-libri-clean-100h-base-plus.")
-    ],
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit.", show_default=False)
-    ] = None,
-    verbose: options.Verbose = False,
-) -> int:
-    """Download a model from the Hugging Face hub into its cache."""
-    from .reports import show_pull
-
-    return show_pull(_terminal(verbose=verbose), name, revision)
-
-
-@models_app.command("info")
-def models_info(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="As for --model. Default: the bundled model.", show_default=False),
-    ] = None,
-) -> int:
-    """Say what a model is: size, vocabulary, streaming contexts, licence."""
-    from .reports import show_model
-
-    return show_model(_terminal(), name)
-
-
-@app.command(context_settings=_OWN_OPTIONS, add_help_option=False)
-def train(context: typer.Context) -> int:
-    """Train, evaluate or export a model; `wavlm-live train --help` shows how."""
-    from ..model.training.commands import main as run
-
-    return run(context.args or ["--help"])
-
-
-@app.command(context_settings=_OWN_OPTIONS, add_help_option=False)
-def evaluate(context: typer.Context) -> int:
-    """Measure error rates of a model; the same as `wavlm-live train evaluate`."""
-    from ..model.training.commands import main as run
-
-    return run(["evaluate", *context.args])
-
-
+model_commands.register(app, _terminal)
 network_commands.register(app, _terminal, _with_signals)
 watch_command.register(app, _terminal, _with_signals)
 speaker_options.register(app, _terminal, _with_signals)

@@ -185,7 +185,7 @@ def try_model(model: str | None, device: str) -> Check:
     try:
         from .events import SAMPLE_RATE
         from .recogniser import Recogniser
-        from .session import SessionSettings
+        from .session_settings import SessionSettings
 
         recogniser = Recogniser.load(model, device, "auto", threads="auto")
         threads = recogniser.thread_choice()

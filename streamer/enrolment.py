@@ -10,7 +10,7 @@ from ..model.errors import AudioError
 from .ahead_encoder import AheadEncoder
 from .events import SAMPLE_RATE
 from .recogniser import Recogniser
-from .session import SessionSettings
+from .session_settings import SessionSettings
 from .speakers import LEARNING_FRAMES, SpeakerRules, unit
 
 LEAST_SPEECH_S = 3.0

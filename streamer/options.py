@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .decoding_options import Decoding
     from .interrupts import Interruption
     from .recogniser import Recogniser
-    from .session import SessionSettings
+    from .session_settings import SessionSettings
     from .speaker_options import Speakers
     from .terminal import Terminal
     from .voice_options import Pauses
@@ -249,7 +249,7 @@ class Listening:
         from .decoding import hotwords_for
         from .language_model import load_language_model
         from .recogniser import Recogniser
-        from .session import SessionSettings
+        from .session_settings import SessionSettings
         from .speakers import SpeakerRules
 
         if self.threads is not None:

@@ -26,7 +26,8 @@ from .encoder import EncoderStream, LocalEncoder
 from .known_speakers import read_known
 from .language_model import load_language_model
 from .model_names import name_of
-from .session import Session, SessionSettings
+from .session import Session
+from .session_settings import SessionSettings
 from .speakers import SpeakerRules
 from .thread_choice import ThreadChoice, choose_threads
 

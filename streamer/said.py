@@ -1,4 +1,8 @@
-"""`Said`: what a flush gave out ahead of the committed frames, and what is left of the words that are read there."""
+"""What of the words and speakers that are read belongs into a result: not what was given out before, and not what lies
+behind the end of the sound.
+
+`Said` is what a flush gave out ahead of the committed frames; it knows what is left of the words that are read there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from .events import Word
+from .events import Event, Speaker, Word
 
 TOLERANCE_FRAMES = 2
 """Frames by which a word may move between its provisional and its committed reading."""
@@ -55,3 +59,38 @@ class Said:
         return msgspec.structs.replace(
             word, text=word.text[len(text) :], start_samples=self.rest_samples, letters=letters, alternatives=()
         )
+
+
+def words_to_give(
+    words: tuple[Word, ...], said: Said | None, limit_samples: int | None, hop_samples: int
+) -> tuple[Word, ...]:
+    """The words without what a flush gave out, and within the sound.
+
+    Args:
+        words: as they are read now.
+        said: what a flush gave out; None: nothing.
+        limit_samples: where the sound ended; None: it goes on.
+        hop_samples: of a frame.
+    """
+    if said is not None:
+        before: tuple[Word | None, ...] = (None, *words)
+        left = (said.left(word, last, hop_samples) for last, word in zip(before, words, strict=False))
+        words = tuple(word for word in left if word)
+    if limit_samples is None:
+        return words
+    return tuple(
+        msgspec.structs.replace(word, end_samples=min(word.end_samples, limit_samples))
+        for word in words
+        if word.start_samples < limit_samples
+    )
+
+
+def speakers_to_give(speakers: list[Speaker], limit_samples: int | None) -> list[Event]:
+    """Speakers within the sound."""
+    if limit_samples is None:
+        return [*speakers]
+    return [
+        msgspec.structs.replace(event, end_samples=min(event.end_samples, limit_samples))
+        for event in speakers
+        if event.start_samples < limit_samples
+    ]

@@ -29,14 +29,15 @@ from .alphabet import Alphabet
 from .fusion import Context, Vocabulary, vocabulary_of
 from .language_model import load_language_model
 from .recogniser import Recogniser
-from .session import Session, SessionSettings
+from .session import Session
+from .session_settings import SessionSettings
 from .stream_slots import SlotEncoder
 
-VERSION = "1"
+VERSION = "2"
 MODULES = (
     "beam", "chosen_frames", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy",
-    "hotwords", "hypotheses", "plan", "prefix_search", "said", "segmenter", "session", "silero", "sleep", "speakers",
-    "stability", "steady", "stream_voice", "voice_activity", "voice_detector", "voice_memory",
+    "hotwords", "hypotheses", "marks", "plan", "prefix_search", "said", "segmenter", "session_settings", "silero",
+    "sleep", "speakers", "stability", "steady", "stream_voice", "voice_activity", "voice_detector", "voice_memory",
 )  # fmt: skip
 """Modules of this package whose classes a saved session may name."""
 DEEPEST = 50_000

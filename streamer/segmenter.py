@@ -13,19 +13,18 @@ where the rules say so, which words are words.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from ..model.voice_heads import VoiceFrames
 from .endpointing import Endpointer, EndpointReason, EndpointRules
 from .events import EndReason, Event, Final, Marker, Partial, Speaker, Word
-from .said import Said
+from .marks import Marks
+from .said import Said, speakers_to_give, words_to_give
 from .speakers import SpeakerTracker
 from .steady import SteadyText
 from .stream_voice import StreamVoice, activity_of
@@ -73,8 +72,7 @@ class Segmenter:
         self._said: Said | None = None
         self._shown = ("", "")  # stable and unstable text of the last partial of this segment
         self._steady = SteadyText(looks)
-        self._marks: deque[Marker] = deque()  # in order, not answered yet
-        self._flushed_samples = 0  # what was heard at the last flush
+        self._marks = Marks()
         self._deaf_frames = 0  # frames before this are context only
         self._settled_frames = 0
 
@@ -209,7 +207,7 @@ class Segmenter:
         Returns:
             The marker, if it is decided already.
         """
-        self._marks.append(marker)
+        self._marks.add(marker)
         return self._answered()
 
     @property
@@ -219,13 +217,7 @@ class Segmenter:
 
     def _answered(self) -> list[Event]:
         """The markers whose sound has been decided by now."""
-        if not self._marks:
-            return []
-        decided = max(self.decided_samples, self._flushed_samples)
-        events: list[Event] = []
-        while self._marks and self._marks[0].at_samples <= decided:
-            events.append(self._marks.popleft())
-        return events
+        return self._marks.answered(self.decided_samples) if self._marks else []
 
     def partial(self, logprobs: np.ndarray | None = None) -> list[Event]:
         """The text of the segment so far, if it changed since it was last shown.
@@ -268,7 +260,7 @@ class Segmenter:
         self.decoder.take()  # the open word stays: its committed end is still to come
         self._read_on()
         self._endpointer.reset()
-        self._flushed_samples = max(self._flushed_samples, heard_samples)
+        self._marks.flushed(heard_samples)
         return events + self._answered()
 
     def close(self) -> list[Event]:
@@ -278,9 +270,7 @@ class Segmenter:
             events += self._told(self.speakers.close())
         events += self._end(self.decoder.words, "end")
         self._begin()
-        events += [*self._marks, *self.partial()]
-        self._marks.clear()
-        return events
+        return [*events, *self._marks.rest(), *self.partial()]
 
     def _reason(self, endpoint: EndpointReason) -> EndReason:
         if self.limit_samples is not None and self.decoder.frames * self.hop_samples > self.limit_samples:
@@ -330,15 +320,7 @@ class Segmenter:
         return logprobs[deaf:], None if voices is None else voices[deaf:]
 
     def _told(self, speakers: list[Speaker]) -> list[Event]:
-        """Speakers within the sound."""
-        limit = self.limit_samples
-        if limit is None:
-            return [*speakers]
-        return [
-            msgspec.structs.replace(event, end_samples=min(event.end_samples, limit))
-            for event in speakers
-            if event.start_samples < limit
-        ]
+        return speakers_to_give(speakers, self.limit_samples)
 
     def _words_ahead(self, logprobs: np.ndarray | None) -> tuple[Word, ...]:
         """The words of the segment and of the provisional frames."""
@@ -375,21 +357,7 @@ class Segmenter:
 
     def _visible(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words without what a flush gave out, and within the sound."""
-        if self._said is None and self.limit_samples is None:
-            return words
-        before: tuple[Word | None, ...] = (None, *words)
-        shown = [left for last, word in zip(before, words, strict=False) if (left := self._left(word, last))]
-        limit = self.limit_samples
-        if limit is not None:
-            shown = [
-                msgspec.structs.replace(word, end_samples=min(word.end_samples, limit))
-                for word in shown
-                if word.start_samples < limit
-            ]
-        return tuple(shown)
-
-    def _left(self, word: Word, last: Word | None) -> Word | None:
-        return word if self._said is None else self._said.left(word, last, self.hop_samples)
+        return words_to_give(words, self._said, self.limit_samples, self.hop_samples)
 
     def _clipped(self, events: list[Event]) -> list[Event]:
         return self._voice.ungiven(events, self.limit_samples)

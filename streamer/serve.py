@@ -18,7 +18,7 @@ from .terminal import Terminal
 
 if TYPE_CHECKING:
     from .recogniser import Recogniser
-    from .session import SessionSettings
+    from .session_settings import SessionSettings
 
 KEYS_VARIABLE = "WAVLM_LIVE_API_KEYS"
 """API keys that the server lets in, parted by commas."""
@@ -81,7 +81,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     from .server.logs import JsonLines
     from .server.run import Addresses, serve
     from .server.settings import ServerSettings
-    from .session import SessionSettings
+    from .session_settings import SessionSettings
     from .shared_device import SharedDevice
     from .speakers import SpeakerRules
 

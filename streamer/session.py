@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,67 +13,21 @@ from .alphabet import Alphabet
 from .beam import BeamDecoder
 from .chosen_frames import Reading
 from .chunker import Chunker, check_sound
-from .decoding import DecodingSettings, hotwords_for, make_decoder
+from .decoding import hotwords_for, make_decoder
 from .encoder import EncoderStream
-from .endpointing import EndpointRules
 from .events import SAMPLE_RATE, Event, Marker, Ready
 from .language_model import LanguageModel
 from .plan import TAIL_SAMPLES, Plan
 from .segmenter import Segmenter
+from .session_settings import SessionSettings
 from .sleep import Sleep
 from .speaker_memory import SpeakerMemory
-from .speakers import SpeakerRules, SpeakerTracker
-from .voice_activity import SpeechRules
+from .speakers import SpeakerTracker
 from .voice_memory import VoiceMemory
 
 __all__ = ["TAIL_SAMPLES", "Session", "SessionSettings"]
 MOST_MARKS = 1000
 """Marks of one session that may wait at once."""
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """How one session listens.
-
-    Raises:
-        ConfigurationError: a value that cannot work; the message names the field.
-    """
-
-    context: StreamingContext | None = None
-    """What a step of the encoder sees; None: the model's default."""
-    partial_hop_ms: int = 100
-    """New sound from one provisional pass to the next; 0: partials only when a chunk is committed, which is
-    the cheapest and right for files that nobody watches."""
-    endpoint: EndpointRules = field(default_factory=EndpointRules)
-    """When a segment ends."""
-    speech: SpeechRules = field(default_factory=SpeechRules)
-    """When speech starts and stops, by which detector, and whether words need a voice."""
-    activity: bool = False
-    """Also give `Activity` events, with a probability for each frame or window of the detector."""
-    decoding: DecodingSettings = field(default_factory=DecodingSettings)
-    """How frames become text: greedily, or by a beam with a language model and hotwords."""
-    sleep_after_s: float = 0.0
-    """Without a voice for so long, by the independent detector, the stream costs no step of the encoder until somebody
-    speaks; times stay exact. It changes what the encoder has seen, see `sleep`. 0: never."""
-    speakers: SpeakerRules = field(default_factory=SpeakerRules)
-    """Whether `Speaker` events are given, and how speakers are told apart."""
-
-    @property
-    def need_heads(self) -> bool:
-        """Whether the model's voice heads have to read its frames."""
-        return self.speakers.enabled or self.speech.detector == "head"
-
-    def __post_init__(self) -> None:
-        seconds = self.sleep_after_s
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not (seconds == 0 or seconds >= 1):
-            raise ConfigurationError(
-                f"SessionSettings.sleep_after_s is {seconds!r}, expected 0 (never) or at least 1 s"
-            )
-        value = self.partial_hop_ms
-        if type(value) is not int or not (value == 0 or value >= 10):
-            raise ConfigurationError(
-                f"SessionSettings.partial_hop_ms is {value!r}, expected 0 (off) or whole milliseconds from 10"
-            )
 
 
 class Session:
@@ -302,34 +256,10 @@ class Session:
         Raises:
             ConfigurationError: something differs that is fixed when a stream begins, or a hotword cannot work.
         """
-        old, new = self.settings, self._filled(settings)
-        if (new.context or old.context) != old.context:
-            raise ConfigurationError("the context of a stream is fixed; open a new stream for another")
-        if new.sleep_after_s != old.sleep_after_s:
-            raise ConfigurationError(
-                "SessionSettings.sleep_after_s of a stream is fixed; open a new stream for another"
-            )
-        if replace(new.decoding, hotwords=old.decoding.hotwords) != old.decoding:
-            raise ConfigurationError(
-                "of the decoding settings only the hotwords can change within a stream (and only with method "
-                '"beam"); open a new stream for others'
-            )
-        if new.speakers != old.speakers:
-            raise ConfigurationError("how a stream tells speakers apart is fixed; open a new stream for another way")
-        for name in ("detector", "words_need_voice"):
-            if getattr(new.speech, name) != getattr(old.speech, name):
-                raise ConfigurationError(f"SpeechRules.{name} of a stream is fixed; open a new stream for another")
+        new = settings.filled(self.settings)
+        new.check_change(self.settings)
         if new.decoding.hotwords and isinstance(self._decoder, BeamDecoder):
             hotwords_for(self._decoder.alphabet, new.decoding.hotwords)
-
-    def _filled(self, settings: SessionSettings) -> SessionSettings:
-        """With the numbers that this session has where the settings leave them open."""
-        new, old = settings.decoding, self.settings.decoding
-        numbers = {f.name: getattr(old, f.name) for f in fields(new) if getattr(new, f.name) is None}
-        speech = settings.speech
-        if speech.words_need_voice is None:
-            speech = replace(speech, words_need_voice=self.settings.speech.words_need_voice)
-        return replace(settings, decoding=replace(new, **numbers), speech=speech)
 
     def change(self, settings: SessionSettings) -> None:
         """Listen differently from the next frame on: endpoints, speech (but for the detector, and whether words need
@@ -341,7 +271,7 @@ class Session:
         """
         self._check_open()
         self.check_change(settings)
-        settings = self._filled(settings)
+        settings = settings.filled(self.settings)
         if settings.decoding.hotwords != self.settings.decoding.hotwords:
             self.set_hotwords(settings.decoding.hotwords)
         self._chunker.set_partial_hop(settings.partial_hop_ms * SAMPLE_RATE // 1000)

@@ -17,7 +17,7 @@ from .ahead_encoder import FIRST_STRETCH_S, LONGEST_STRETCH_S
 from .alone import Listener
 from .events import SAMPLE_RATE
 from .recogniser import Recogniser
-from .session import SessionSettings
+from .session_settings import SessionSettings
 from .sources import AudioSource, open_source
 
 LONGEST_S = 60.0

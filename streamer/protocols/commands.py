@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ...model.errors import WavLMLiveError
 from ..events import Event
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from ..speaker_memory import SpeakerMemory
 from ..voice_memory import VoiceMemory
 from .audio import AudioFormat

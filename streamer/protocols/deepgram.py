@@ -12,7 +12,7 @@ from typing import Any
 
 from ...model.errors import ConfigurationError
 from ..events import Final, Marker, Partial, SpeechStarted, SpeechStopped, Word, to_seconds
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from .audio import AudioFormat
 from .commands import Audio, Change, Close, Command, Finish, Flush, Mark, Numbered, Open, Send
 from .settings_of_clients import hotwords_of

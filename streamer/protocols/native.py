@@ -9,7 +9,7 @@ import msgspec
 
 from ...model.errors import ConfigurationError
 from ..events import Partial, Problem, Ready, to_wire
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from ..speaker_memory import SpeakerMemory
 from ..voice_memory import VoiceMemory
 from .audio import AudioFormat

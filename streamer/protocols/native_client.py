@@ -10,40 +10,18 @@ from typing import Any
 import msgspec
 
 from ...model.errors import WavLMLiveError
-from ..events import (
-    SAMPLE_RATE,
-    Acknowledged,
-    Activity,
-    Candidate,
-    Choice,
-    Event,
-    Final,
-    Letter,
-    Marker,
-    Partial,
-    Problem,
-    Ready,
-    Speaker,
-    SpeechStarted,
-    SpeechStopped,
-    Word,
-)
+from ..events import Activity, Event, Ready, Speaker, SpeechStarted, SpeechStopped
 from .audio import AudioFormat
+from .native_events import event_of, samples_of
 from .native_messages import (
     AcknowledgedMessage,
-    ActivityMessage,
     EndedMessage,
     FinalMessage,
     MarkerAnswer,
-    PartialMessage,
     Point,
     ProblemMessage,
     ReadyMessage,
     ServerMessage,
-    SpeakerMessage,
-    SpeechStartedMessage,
-    SpeechStoppedMessage,
-    WireWord,
 )
 
 _decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
@@ -309,7 +287,7 @@ class ClientStream:
         self._awaited = deque(number for number in self._awaited if number < there)
         if again:
             return []
-        return [Ready(ready.model, ready.context, _samples(ready.latency_s), ready.sample_rate)]
+        return [Ready(ready.model, ready.context, samples_of(ready.latency_s), ready.sample_rate)]
 
     def _forget(self, point: Point) -> None:
         """Drop what no server needs any more."""
@@ -340,52 +318,3 @@ def _merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str,
 
 _RETRIED = ("overloaded", "restart", "closed", "internal", "device", "full", "idle")
 """Problems after which the same stream may go on elsewhere, or later."""
-
-
-def event_of(message: ServerMessage) -> Event:
-    """The event that a message carries, its times in samples."""
-    match message:
-        case ReadyMessage():
-            return Ready(message.model, message.context, _samples(message.latency_s), message.sample_rate)
-        case SpeechStartedMessage():
-            return SpeechStarted(_samples(message.at_s))
-        case SpeechStoppedMessage():
-            return SpeechStopped(_samples(message.at_s))
-        case PartialMessage():
-            return Partial(message.stable, message.unstable, _words(message.words))
-        case FinalMessage():
-            start, end = _samples(message.start_s), _samples(message.end_s)
-            candidates = tuple(Candidate(c.text, c.score, c.acoustic) for c in message.candidates)
-            return Final(message.text, _words(message.words), start, end, message.reason, candidates)
-        case ActivityMessage():
-            return Activity(_samples(message.start_s), _samples(message.hop_s), message.probabilities)
-        case MarkerAnswer():
-            return Marker(message.id, _samples(message.at_s))
-        case SpeakerMessage():
-            start, end = _samples(message.start_s), _samples(message.end_s)
-            return Speaker(message.speaker, start, end, message.confidence, message.score, message.known)
-        case AcknowledgedMessage():
-            return Acknowledged(message.samples)
-        case ProblemMessage():
-            return Problem(message.code, message.message, message.fatal)
-        case EndedMessage():
-            raise ValueError("`ended` carries no event")
-
-
-def _words(words: tuple[WireWord, ...]) -> tuple[Word, ...]:
-    return tuple(
-        Word(
-            w.text,
-            _samples(w.start_s),
-            _samples(w.end_s),
-            w.confidence,
-            tuple(Letter(x.text, _samples(x.start_s), _samples(x.end_s)) for x in w.letters),
-            tuple(Choice(c.text, c.share) for c in w.alternatives),
-            w.speaker,
-        )
-        for w in words
-    )
-
-
-def _samples(seconds: float) -> int:
-    return round(seconds * SAMPLE_RATE)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...model.errors import ConfigurationError
 from ..events import SAMPLE_RATE, Event, Final, Partial, SpeechStarted, SpeechStopped
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from .audio import AudioFormat
 from .commands import Audio, Close, Command, Finish, Numbered, Open, ProtocolError, Send
 

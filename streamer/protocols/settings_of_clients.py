@@ -13,7 +13,7 @@ import msgspec
 
 from ...model.context import StreamingContext
 from ...model.errors import ConfigurationError
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 
 Contexts = Callable[[str], StreamingContext]
 """Turns a name, or "left,chunk,right", into a context; raises ConfigurationError."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...model.errors import ConfigurationError
 from ..events import Final, Partial, Word, to_seconds
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from .audio import AudioFormat
 from .commands import Audio, Close, Command, Finish, Numbered, Open, Send, Settle
 from .settings_of_clients import hotwords_of

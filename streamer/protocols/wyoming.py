@@ -8,7 +8,7 @@ from typing import Any
 
 from ...model.errors import ConfigurationError
 from ..events import Final
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from .audio import AudioFormat
 from .commands import Audio, Close, Command, Finish, Numbered, Open, ProtocolError, Send
 

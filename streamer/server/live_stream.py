@@ -21,7 +21,7 @@ from ..protocols.audio import AudioDecoder
 from ..protocols.commands import Open, Resume
 from ..protocols.native_messages import Point
 from ..resuming import Reach, shifted
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from .event_log import EventLog
 from .limits import AudioBudget, LimitReached
 from .metrics import Metrics

@@ -11,7 +11,7 @@ from ..batcher_statistics import BatcherStatistics
 from ..protocols.commands import Open
 from ..protocols.settings_of_clients import Contexts
 from ..recogniser import Recogniser
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from .settings import ServerSettings
 
 

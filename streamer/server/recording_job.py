@@ -12,7 +12,7 @@ from ...model.errors import StreamError, WavLMLiveError
 from ..batched_stream import BatchedStream
 from ..batcher import Batcher
 from ..events import SAMPLE_RATE, Event
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 from ..sources import FileSource
 from .limits import RecordingSound
 from .service import Service

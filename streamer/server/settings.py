@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...model.errors import ConfigurationError
-from ..session import SessionSettings
+from ..session_settings import SessionSettings
 
 
 @dataclass(frozen=True)

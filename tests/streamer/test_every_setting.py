@@ -18,7 +18,7 @@ from wavlm_live.model.errors import ConfigurationError
 from wavlm_live.streamer import cli
 from wavlm_live.streamer.decoding_options import Decoding
 from wavlm_live.streamer.protocols.settings_of_clients import SERVERS_OWN, client_settings
-from wavlm_live.streamer.session import SessionSettings
+from wavlm_live.streamer.session_settings import SessionSettings
 from wavlm_live.streamer.speaker_options import Speakers
 from wavlm_live.streamer.voice_options import Detector, Pauses
 

@@ -19,7 +19,7 @@ from wavlm_live.streamer.decoding import DecodingSettings
 from wavlm_live.streamer.endpointing import EndpointRules
 from wavlm_live.streamer.recogniser import Recogniser
 from wavlm_live.streamer.saved_stream import SavedStream
-from wavlm_live.streamer.session import SessionSettings
+from wavlm_live.streamer.session_settings import SessionSettings
 
 FREE = BatcherRules(calibrate=False, most_load=10, late_s=3600)
 WAYS = {

@@ -18,7 +18,7 @@ from wavlm_live.streamer.events import Speaker
 from wavlm_live.streamer.known_speakers import enrolled
 from wavlm_live.streamer.recogniser import Recogniser
 from wavlm_live.streamer.saved_stream import SavedStream
-from wavlm_live.streamer.session import SessionSettings
+from wavlm_live.streamer.session_settings import SessionSettings
 from wavlm_live.streamer.speakers import SpeakerRules
 from wavlm_live.streamer.stream_slots import Row, StreamSlots
 from wavlm_live.streamer.voice_activity import SpeechRules

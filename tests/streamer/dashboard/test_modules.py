@@ -127,7 +127,7 @@ def test_resampling_at_the_same_rate_changes_nothing(run):
 def test_settings_on_the_wire_are_what_the_server_takes(run, recogniser, seed):
     """Whatever the panel can hold is accepted by the server's own reading of it."""
     from wavlm_live.streamer.protocols.settings_of_clients import client_settings
-    from wavlm_live.streamer.session import SessionSettings
+    from wavlm_live.streamer.session_settings import SessionSettings
 
     rng = np.random.default_rng(seed)
     for _ in range(20):

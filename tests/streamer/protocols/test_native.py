@@ -35,7 +35,7 @@ from wavlm_live.streamer.protocols.native import NativeProtocol
 from wavlm_live.streamer.protocols.native_client import ClientStream, ServerRefused, event_of
 from wavlm_live.streamer.protocols.native_messages import Point, ServerMessage, schema
 from wavlm_live.streamer.protocols.settings_of_clients import client_settings
-from wavlm_live.streamer.session import SessionSettings
+from wavlm_live.streamer.session_settings import SessionSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 WORD = Word("yes", 1600, 3200, 0.5, (Letter("y", 1600, 1920),), (Choice("yet", 0.25),))
@@ -297,7 +297,7 @@ def test_acknowledged_carries_where_to_resume():
 
 def test_samples_become_bytes():
     from wavlm_live.model.errors import AudioError
-    from wavlm_live.streamer.client import encoded
+    from wavlm_live.streamer.protocols.audio import encoded
 
     samples = np.array([0, 0.5, -1, 1], np.float32)
     assert np.frombuffer(encoded(samples, AudioFormat()), "<i2").tolist() == [0, 16384, -32768, 32767]
