@@ -71,7 +71,7 @@ def test_the_same_alone_or_among_many_others_of_other_ages(
 
 @pytest.mark.parametrize("static", [False, True], ids=["eager", "static"])
 def test_streams_with_a_beam_and_without_share_steps(
-    recogniser, clock, noise, heard, same, alone, settings_of, monkeypatch, seed, static
+    recogniser, clock, decided, heard, same, alone, settings_of, monkeypatch, seed, static
 ):
     """Greedy streams, three with beams of other settings, looks, growing room; static as on CUDA, but not captured."""
     monkeypatch.setattr("wavlm_live.streamer.stream_slots.wants_static", lambda device: static)
@@ -86,7 +86,8 @@ def test_streams_with_a_beam_and_without_share_steps(
         settings_of(partial_hop_ms=rng.choice([0, 40]), **({"decoding": beams[n]} if n in beams else {}))
         for n in range(6)
     ]
-    sounds, results, streams = [noise(rng.uniform(1.5, 3), seed + n) for n in range(6)], [heard() for _ in range(6)], []
+    sounds = [decided(rng.uniform(1.5, 3), settings, seed + n) for n, settings in enumerate(wanted)]
+    results, streams = [heard() for _ in range(6)], []
     for number in range(60):
         clock.now_s += 0.1
         if number < 6:
