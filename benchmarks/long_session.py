@@ -6,14 +6,18 @@ A small model with random weights, which writes letters and pauses for any sound
 is fed in blocks, ends after 5 to 300 seconds, and another takes its place. Streams draw from a fixed set of sounds and
 of settings (chunks of 640 and of 960 ms side by side), so what a session alone gives is computed once for each pair;
 every text, time and confidence of every stream is compared to it. Memory and the processor's time for a chunk are noted
-every ten simulated minutes.
+every ten simulated minutes: what the process has, what of it the C library has given out (tensors, arrays), and how
+many small objects Python has. A leak makes these grow; what the process has also grows where free memory is in pieces.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import random
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +105,24 @@ def memory_mb() -> float:
     return 0.0
 
 
+class _Mallinfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc (mallinfo(3))."""
+
+    _names = "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
+
+
+def given_out_mb() -> float:
+    """What glibc has given out and not got back; 0 with another C library."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0.0
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return (found.uordblks + found.hblkhd) / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=3.0)
@@ -151,10 +173,13 @@ def main() -> None:
         if clock_s >= 600 * (minutes + 1):
             minutes += 1
             told, now_s = batcher.statistics(), time.process_time()
+            gc.collect()
             rows.append(
                 {
                     "minutes": 10 * minutes,
                     "memory_mb": round(memory_mb(), 1),
+                    "given_out_mb": round(given_out_mb(), 1),
+                    "python_objects": sys.getallocatedblocks(),
                     "cpu_ms_a_chunk": round(1000 * (now_s - cpu_s) / max(1, told.chunks - chunks), 4),
                     "batch_mean": round(told.batch_mean, 1),
                     "streams_finished": finished,
@@ -177,6 +202,10 @@ def main() -> None:
         "wall_minutes": round((time.perf_counter() - started_s) / 60, 1),
         "memory_mb_first_half": round(statistics.median(row["memory_mb"] for row in rows[:half] or rows), 1),
         "memory_mb_second_half": round(statistics.median(row["memory_mb"] for row in rows[half:]), 1),
+        "given_out_mb_first_half": round(statistics.median(row["given_out_mb"] for row in rows[:half] or rows), 1),
+        "given_out_mb_second_half": round(statistics.median(row["given_out_mb"] for row in rows[half:]), 1),
+        "python_objects_first_half": round(statistics.median(row["python_objects"] for row in rows[:half] or rows)),
+        "python_objects_second_half": round(statistics.median(row["python_objects"] for row in rows[half:])),
         "cpu_ms_a_chunk_first_half": round(statistics.median(costs[:half] or costs), 4),
         "cpu_ms_a_chunk_second_half": round(statistics.median(costs[half:]), 4),
         "slots": sum(group.slots.states.slots for group in batcher.groups.values()),

@@ -147,6 +147,14 @@ def long_session(result: dict[str, Any]) -> str:
             f"{result['memory_mb_first_half']}, {result['memory_mb_second_half']}",
         ],
         [
+            "of it given out by the C library",
+            f"{result['given_out_mb_first_half']}, {result['given_out_mb_second_half']}",
+        ],
+        [
+            "small objects of Python",
+            f"{result['python_objects_first_half']}, {result['python_objects_second_half']}",
+        ],
+        [
             "processor ms a chunk, first and second half",
             f"{result['cpu_ms_a_chunk_first_half']:.2f}, {result['cpu_ms_a_chunk_second_half']:.2f}",
         ],
