@@ -39,7 +39,7 @@ def compare(frames: tuple[int, ...], size: int, vocabulary: int, dtype: torch.dt
     floor = 5e-7 * exact.max(-1).values.numel() ** 0.5  # one rounding of a float32 logit below 16 in every frame
     assert ours[0] <= 2 * theirs[0] + floor
     assert ours[1] <= 2 * theirs[1] + floor
-    assert float((exact.max(-1).values - chosen).max()) <= 1e-5 if dtype == torch.float32 else 1e-2
+    assert float((exact.max(-1).values - chosen).max()) <= (1e-5 if dtype == torch.float32 else 1e-2)
     assert got[2].shape == (*frames, len(silent))
 
 
