@@ -47,6 +47,7 @@ from wavlm_live.kernels import (
 STREAMS, CHUNKS, LEFT = (1, 16, 64, 256, 1024), (8, 16, 32, 64), (256, 512)
 LENGTHS, HEADS, SIZE = (250, 500, 1500, 3000), {"base": 12, "large": 16}, 64
 TABLE = (320, 800)
+MODES = ("forward", "frozen", "trained")
 WHICH = ("kind", "heads", "count", "frames", "left", "mode", "dtype", "threads")
 """What makes a row another one."""
 
@@ -232,7 +233,7 @@ def run(options: argparse.Namespace, dtype: torch.dtype, threads: int, measure: 
         jobs += [("stream", heads, streams, chunk, left, "") for left, chunk, streams in steps]
         for frames in options.lengths:
             batch = max(1, 24_000 // frames) if measure.device == "cuda" else 1
-            jobs += [("full", heads, batch, frames, 0, mode) for mode in ("forward", "frozen", "trained")]
+            jobs += [("full", heads, batch, frames, 0, mode) for mode in options.modes]
     for kind, heads, count, frames, left, mode in jobs:
         try:
             if megabytes(kind, heads, count, frames, left, dtype) > options.most_mb:
@@ -266,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS)
     parser.add_argument("--left", type=int, nargs="+", default=LEFT)
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="of whole utterances")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="of whole utterances")
     parser.add_argument("--flex", action=argparse.BooleanOptionalAction, help="default: on a GPU")
     parser.add_argument("--most-seconds", type=float, default=10.0)
     parser.add_argument("--most-mb", type=float, default=40_000.0)

@@ -1,11 +1,15 @@
 """How many live streams does one device hold?
 
     python benchmarks/streams.py [--models bundled base] [--chunks-ms 160 320 640 960] [--seconds 60]
+    python benchmarks/streams.py --device cuda --models base --chunks-ms 320 --probe-seconds 8
 
 Streams speak at the pace of speech, each at its own phase, in blocks of 100 ms, on a simulated clock: computing takes
 the time that it takes, waiting is jumped over. Held means: after `--seconds` of that clock the p99 of the latency, from
 the last sample of a chunk to its events, is below one chunk. Left context 5 s, caches full from the start, no
-provisional passes. The number is searched from the measured cost of steps on.
+provisional passes. The number is searched from the measured cost of steps on, with `--probe-seconds` of the clock, and
+what was found is then held for `--seconds`. What hands the sound over is counted, though a server does that in other
+threads. On a GPU the models compute in bfloat16; `busy` is the share of the time that went to steps, `device` that in
+which the host waited for the device.
 
 The physical limit: the arithmetic that the held streams need, by the measured speed of large products of matrices; and
 the bytes that must be read, the weights once a step and each stream's cached keys and values once a chunk, by the
@@ -17,8 +21,10 @@ measured speed of copying (a copy reads and writes, so twice its bytes). Both sh
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,26 +62,49 @@ def gflop_a_second(config: WavLMConfig, context: StreamingContext) -> float:
     return (total + 50 * 2 * inputs * hidden) / 1e9
 
 
-def peak_gflops(dtype: torch.dtype, clock: Callable[[], float]) -> float:
-    """The fastest of some products of two matrices of 1024 by 1024."""
-    a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+def peak_gflops(device: torch.device, dtype: torch.dtype, clock: Callable[[], float]) -> float:
+    """The fastest of some products of two square matrices."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / fastest_s(lambda: torch.mm(a, b), device, clock) / 1e9
+
+
+def peak_gb(device: torch.device, clock: Callable[[], float]) -> float:
+    """Gigabytes a second, read and written, of the fastest of some copies: 128 MB, on a GPU 4 GB."""
+    source = torch.ones((1024 if device.type == "cuda" else 32) * 2**20, device=device)
+    target = torch.empty_like(source)
+    return 2 * 4 * source.numel() / fastest_s(lambda: target.copy_(source), device, clock) / 1e9
+
+
+def fastest_s(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+    """Seconds of the fastest of some calls."""
     best = float("inf")
     for _ in range(8):
         start_s = clock()
-        torch.mm(a, b)
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         best = min(best, clock() - start_s)
-    return 2 * 1024**3 / best / 1e9
+    return best
 
 
-def peak_gb(clock: Callable[[], float]) -> float:
-    """Gigabytes a second, read and written, of the fastest of some copies of 128 MB."""
-    source = torch.ones(32 * 2**20)
-    target, best = torch.empty_like(source), float("inf")
-    for _ in range(6):
-        start_s = clock()
-        target.copy_(source)
-        best = min(best, clock() - start_s)
-    return 2 * 4 * source.numel() / best / 1e9
+class Waiting:
+    """Counts how long the host waits for a GPU in static steps."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds, self._clock, self._wait = 0.0, clock, torch.cuda.Stream.synchronize
+
+    def __enter__(self) -> Waiting:
+        def waited(stream: torch.cuda.Stream) -> None:
+            start_s = self._clock()
+            self._wait(stream)
+            self.seconds += self._clock() - start_s
+
+        setattr(torch.cuda.Stream, "synchronize", waited)  # noqa: B010 (a method of a class that others own)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        setattr(torch.cuda.Stream, "synchronize", self._wait)  # noqa: B010
 
 
 def gb_a_second(
@@ -114,6 +143,7 @@ def held(
     due = [(begin_s + rng.uniform(0, context.chunk_ms / 1000), number) for number in range(count)]
     fed = [0] * count
     order = sorted(due)
+    waiting = Waiting(clock).__enter__()
     while order and order[0][0] - begin_s < seconds:
         if order[0][0] > now():
             if batcher.tick():
@@ -131,6 +161,7 @@ def held(
             if len(order) > 1 and order[-1] < order[-2]:
                 order.sort()
         batcher.tick()
+    waiting.__exit__()
     told = batcher.statistics()
     return {
         "streams": count,
@@ -138,33 +169,76 @@ def held(
         "p99_ms": round(told.latency_p99_ms, 1),
         "batch_mean": round(told.batch_mean, 1),
         "busy": round(told.busy_s / seconds, 2),
+        "device": round(waiting.seconds / seconds, 2),
         "steps_a_second": round(told.steps / seconds, 2),
     }
 
 
+def room_for(recogniser: Recogniser, context: StreamingContext) -> int:
+    """Streams whose states a GPU has memory for, a sixth of it left for the steps."""
+    if recogniser.device.type != "cuda":
+        return 1_000_000
+    states = recogniser.model.new_states(1, context)
+    return int(torch.cuda.mem_get_info(recogniser.device)[0] * 5 / 6 / states.nbytes)
+
+
 def search(
-    recogniser: Recogniser, chunk_ms: int, seconds: float, probes: int, clock: Callable[[], float], enough: float
-):
+    recogniser: Recogniser, chunk_ms: int, options: argparse.Namespace, clock: Callable[[], float]
+) -> dict[str, object]:
     """The largest number of streams that was held."""
-    context = StreamingContext(250, chunk_ms // 20, 0)
-    cost = StepCost()
-    calibrate(recogniser.model, context, cost, 64, clock, 20.0)
+    context, cost = StreamingContext(250, chunk_ms // 20, 0), StepCost()
+    largest = 512 if recogniser.device.type == "cuda" else 64
+    calibrate(recogniser.model, context, cost, largest, clock, 20.0)
     best = max(1, max((int(size * context.chunk_ms / 1000 / cost.seconds(size)) for size in cost.sizes), default=1))
-    count, found = max(1, int(0.75 * best)), None
-    for _ in range(probes):
+    most = room_for(recogniser, context)
+    best = min(best, most)
+
+    def hold(count: int, seconds: float) -> dict[str, float] | None:
+        gc.collect()  # the streams of the try before
+        if recogniser.device.type == "cuda":
+            torch.cuda.empty_cache()
         told = held(recogniser, context, cost, count, seconds, clock)
-        print(recogniser.name, chunk_ms, told, flush=True)
-        if told["p99_ms"] < chunk_ms:
-            found = told if found is None or count > found["streams"] else found
-            if told["busy"] > enough:
-                break
-            count = max(count + 1, int(count * 1.12))
-        elif found is not None:
-            break
+        print(recogniser.name, chunk_ms, f"{seconds:g} s", told, flush=True)
+        return told if told["p99_ms"] < chunk_ms else None
+
+    count, found, high = max(1, int(0.75 * best)), None, 0
+    for _ in range(options.probes):
+        told = hold(count, options.probe_seconds or options.seconds)
+        if told is None:
+            high = count
         else:
-            count = max(1, int(count * 0.75))
-    return {"context": str(context), "step_ms_by_batch": {str(round(s)): round(1000 * cost.seconds(s), 2) for s in
-            cost.sizes}, **(found or {"streams": 0})}  # fmt: skip
+            found = told
+            if told["busy"] > options.enough or count >= most:
+                break
+        low = int(found["streams"]) if found else 0
+        # what failed and what was held close in on each other
+        following = int(1.12 * low) + 1 if not high else int((low * high) ** 0.5) if low else int(0.6 * high)
+        following = min(most, max(1, following))
+        if following in (low, high):
+            break
+        count = following
+    if found is not None and options.probe_seconds and options.probe_seconds < options.seconds:
+        count, found = int(found["streams"]), None
+        while found is None and count > 1:
+            found = hold(count, options.seconds)
+            count = int(0.9 * count)
+    steps = {str(round(size)): round(1000 * cost.seconds(size), 2) for size in cost.sizes}
+    return {"context": str(context), "step_ms_by_batch": steps, **(found or {"streams": 0})}
+
+
+def recogniser_on(device: str, name: str) -> Recogniser:
+    """The model as its users have it on a device: the fastest way of a CPU; on a GPU bfloat16."""
+    if device == "cpu":
+        recogniser = Recogniser.load(device="cpu") if name == "bundled" else base_recogniser()
+        recogniser.compute = adopt(recogniser.model, choose_for_cpu(recogniser.model))
+        return recogniser
+    if name == "bundled":
+        return Recogniser.load(device=device, dtype="auto")
+    with tempfile.TemporaryDirectory() as folder:
+        random_one = base_recogniser()
+        random_one.model.save_pretrained(folder)
+        random_one.tokenizer.save_pretrained(folder)
+        return Recogniser.load(folder, device=device, dtype="auto", name="base")
 
 
 def together(rows: list[dict[str, object]], before: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -179,7 +253,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["bundled", "base"])
     parser.add_argument("--chunks-ms", type=int, nargs="+", default=[160, 320, 640, 960])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--probes", type=int, default=4)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--probes", type=int, default=6)
+    parser.add_argument("--probe-seconds", type=float, default=0.0, help="of each try before the last; 0: as --seconds")
     parser.add_argument("--enough", type=float, default=0.85, help="busy so much, no more streams are tried")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -187,16 +263,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1 if options.clock == "cpu" else options.threads)
     clock = time.perf_counter if options.clock == "wall" else time.thread_time
-    path, rows = RESULTS / "streams.json", []
+    result = "streams" if options.device == "cpu" else "streams_cuda"
+    path, rows = RESULTS / f"{result}.json", []
     before = json.loads(path.read_text())["rows"] if options.add and path.is_file() else []
     for name in options.models:
-        recogniser = Recogniser.load(device="cpu") if name == "bundled" else base_recogniser()
+        recogniser = recogniser_on(options.device, name)
         weights = sum(p.numel() for p in recogniser.model.parameters())
-        recogniser.compute = adopt(recogniser.model, choose_for_cpu(recogniser.model))
-        peak, copied = peak_gflops(recogniser.dtype, clock), peak_gb(clock)
+        device = recogniser.device
+        peak, copied = peak_gflops(device, recogniser.dtype, clock), peak_gb(device, clock)
         size = torch.finfo(recogniser.dtype).bits // 8
         for chunk_ms in options.chunks_ms:
-            found = search(recogniser, chunk_ms, options.seconds, options.probes, clock, options.enough)
+            found = search(recogniser, chunk_ms, options, clock)
             config, context = recogniser.model.config, StreamingContext.parse(str(found["context"]))
             needed = gflop_a_second(config, context)
             share = round(float(found["streams"]) * needed / peak, 3)
@@ -212,7 +289,7 @@ def main() -> None:
             rows[-1] |= {"gb_a_second": round(moved, 2), "peak_gb": round(copied, 1)}
             rows[-1]["share_of_copying"] = round(moved / copied, 3)
             print(rows[-1], flush=True)
-            write("streams", {"clock": options.clock, "rows": together(rows, before)})
+            write(result, {"clock": options.clock, "rows": together(rows, before)})
 
 
 if __name__ == "__main__":

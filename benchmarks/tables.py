@@ -114,6 +114,16 @@ def streams(result: dict[str, Any]) -> str:
     return grid(head, rows) + f"\n\n{clock_of(result)}"
 
 
+def host_cost(result: dict[str, Any]) -> str:
+    """What a chunk of a stream costs the host."""
+    rows = [
+        [r["detector"], r["chunk_ms"], r["streams"], r["feed_us"], r["work_us"], r["streams_a_core"]]
+        for r in result["rows"]
+    ]
+    head = ["voice detector", "chunk ms", "streams", "feeding, us a chunk", "all else, us a chunk", "streams a core"]
+    return grid(head, rows)
+
+
 def peers(result: dict[str, Any]) -> str:
     """Seconds of sound a second, side by side."""
     rows = [[r["side"], r["speed"], f"{r['by_window']}x", r.get("peak_mb", "")] for r in result["rows"]]
@@ -264,6 +274,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "long_recording": long_recording,
     "latency": latency,
     "streams": streams,
+    "host_cost": host_cost,
     "peers": peers,
     "folder": folder,
     "long_session": long_session,

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,8 +43,8 @@ class StaticRow:
     """One stream's part of a call."""
 
     slot: int
-    samples: Tensor
-    """float32 `[n]` on the host, at most a chunk with what is kept; none too."""
+    samples: np.ndarray
+    """float32 `[n]`, at most a chunk with what is kept; none too."""
     final: bool = False
     """The stream has ended: its last chunk may be short."""
 
@@ -92,17 +94,21 @@ class StaticStep:
         self._sheared: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
+    @cached_property
+    def _host(self) -> _Host:
+        return _Host(self)
+
     # The host's side -------------------------------------------------------------------------------------
 
-    def fits(self, row: StaticRow) -> bool:
-        """Whether the call can hear the row's samples: of a stream whose first frames are made, not beyond a chunk."""
-        states = self.states
-        total = int(states.remaining_samples[row.slot]) + len(row.samples)
-        made = total // self.model.config.hop_samples
-        if not len(row.samples):
-            return True
-        room = states.waiting(row.slot) + made <= states.waiting_capacity
-        return states.frames(row.slot) > 0 and total <= self.chunk_samples and room
+    def fits(self, rows: Sequence[StaticRow]) -> list[bool]:
+        """Of each row, whether the call can hear its samples: of a stream whose first frames are made, not beyond a
+        chunk."""
+        slots, new = _of_rows(rows)
+        host = self._host
+        total, waiting = host.remaining[slots] + new, host.waiting[slots]
+        made, began = total // self.model.config.hop_samples, waiting + host.committed[slots] > 0
+        room = waiting + made <= self.states.waiting_capacity
+        return ((new == 0) | (began & (total <= self.chunk_samples) & room)).tolist()
 
     def run(self, rows: Sequence[StaticRow]) -> tuple[Tensor, list[int], list[int]]:
         """Hear and encode; at most `self.rows` rows that fit, no slot twice.
@@ -132,34 +138,32 @@ class StaticStep:
         Raises:
             StreamError: too few waiting frames for a chunk of a stream that goes on; nothing has changed.
         """
-        states, context, hop = self.states, self.states.context, self.model.config.hop_samples
-        for row in rows:
-            there = states.waiting(row.slot) + (int(states.remaining_samples[row.slot]) + len(row.samples)) // hop
-            if self.commit and not row.final and there < self.frames:
+        context, hop = self.states.context, self.model.config.hop_samples
+        host, (slots, new) = self._host, _of_rows(rows)
+        kept, waiting, committed = host.remaining[slots], host.waiting[slots], host.committed[slots]
+        made = (kept + new) // hop
+        there = waiting + made
+        if self.commit:
+            short = [n for n in np.flatnonzero(there < self.frames).tolist() if not rows[n].final]
+            if short:
                 raise StreamError(
-                    f"slot {row.slot} has {there} waiting frames, a chunk needs {context.chunk_frames} + "
-                    f"{context.right_frames}; listen to more samples, or say final=True at the end of the stream"
+                    f"slot {rows[short[0]].slot} has {there[short[0]]} waiting frames, a chunk needs "
+                    f"{context.chunk_frames} + {context.right_frames}; listen to more samples, or say final=True at "
+                    "the end of the stream"
                 )
-        table = torch.zeros(len(NUMBERS), self.rows, dtype=torch.int64)
-        table[0] = states.slots - 1  # the spare one
-        owns, seens = [], []
-        for n, row in enumerate(rows):
-            slot, new = row.slot, len(row.samples)
-            kept, waiting = int(states.remaining_samples[slot]), states.waiting(slot)
-            made = (kept + new) // hop
-            seen = min(waiting + made, self.frames)
-            own = min(seen, context.chunk_frames)
-            commits = own if self.commit else 0
-            table[:, n] = torch.tensor([slot, new, kept, waiting, states.committed(slot), commits, seen])
-            self.host_samples[n, :new] = row.samples
-            states.heard_samples[slot] += new
-            states.remaining_samples[slot] = kept + new - made * hop
-            states.waiting_count[slot] += made - commits
-            states.committed_frames[slot] += commits
-            owns.append(own)
-            seens.append(seen)
-        self.host_numbers.copy_(table)
-        return owns, seens
+        seen = np.minimum(there, self.frames)
+        own = np.minimum(seen, context.chunk_frames)
+        commits = own if self.commit else np.zeros_like(own)
+        host.numbers[:] = 0
+        host.numbers[0] = self.states.slots - 1  # the spare one
+        host.numbers[:, : len(rows)] = slots, new, kept, waiting, committed, commits, seen
+        for line, row in zip(host.samples, rows, strict=False):
+            line[: len(row.samples)] = row.samples
+        host.heard[slots] += new
+        host.remaining[slots] = kept + new - made * hop
+        host.waiting[slots] += made - commits
+        host.committed[slots] += commits
+        return own.tolist(), seen.tolist()
 
     # The device's side -----------------------------------------------------------------------------------
 
@@ -245,6 +249,23 @@ class StaticStep:
         token, best, silent = self.model.greedy(hidden, self.silent)
         # a token is a small whole number: exact in float32
         self.results.copy_(torch.cat([token.unsqueeze(-1).float(), best.unsqueeze(-1), silent], -1))
+
+
+class _Host:
+    """What the host writes of a call and counts of its streams, as numpy sees the same memory: torch takes longer for a
+    number than the device may take for a stream."""
+
+    def __init__(self, step: StaticStep) -> None:
+        states = step.states
+        self.numbers, self.samples = step.host_numbers.numpy(), step.host_samples.numpy()
+        self.remaining, self.waiting = states.remaining_samples.numpy(), states.waiting_count.numpy()
+        self.committed, self.heard = states.committed_frames.numpy(), states.heard_samples.numpy()
+
+
+def _of_rows(rows: Sequence[StaticRow]) -> tuple[np.ndarray, np.ndarray]:
+    """Slots and numbers of new samples, int64 `[rows]` each."""
+    slots, new = [row.slot for row in rows], [len(row.samples) for row in rows]
+    return np.array(slots, np.int64), np.array(new, np.int64)
 
 
 class _StaticLayout:

@@ -30,7 +30,7 @@ TakeEvents = Callable[[list[Event]], None]
 TakeEnd = Callable[["BatchedStream"], None]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Order:
     """What a caller asked of the stream; orders are followed one after the other."""
 
@@ -76,6 +76,7 @@ class BatchedStream:
         with the sound from `saved.samples_taken` on."""
         self._batcher = batcher
         self._ended = threading.Event()
+        self._over = False  # the same, for those who ask often
         self._accepted = session.samples_taken  # samples fed, the waiting ones too
         self._decided, self._settled = session.decided_samples, session.settled_samples
         self._finishing = False
@@ -83,6 +84,11 @@ class BatchedStream:
         # what follows belongs to the batcher: the orders under its lock, the rest to its thread
         self.orders: deque[Order] = deque()
         self.queued = 0
+        """Samples in the orders."""
+        self.wanted = 0
+        """With fewer samples than this, and no other order, there is nothing to do."""
+        self.stepping = False
+        """The stream waits for a committing step: its orders are looked at behind it."""
         self.listed = False
         """The batcher knows that there are orders."""
         self.pace = Pace(batcher.clock())
@@ -103,8 +109,9 @@ class BatchedStream:
 
     @property
     def queued_samples(self) -> int:
-        """Samples fed that wait to be computed."""
-        return self.queued
+        """Samples fed that wait to be computed; not those that wait for the rest of their chunk to be spoken."""
+        queued = self.queued
+        return queued if self.stepping or queued >= self.wanted else 0
 
     @property
     def samples_taken(self) -> int:
@@ -125,7 +132,7 @@ class BatchedStream:
     @property
     def ended(self) -> bool:
         """No more events come."""
-        return self._ended.is_set()
+        return self._over
 
     @property
     def room_samples(self) -> int:
@@ -165,7 +172,7 @@ class BatchedStream:
             due_s = self.pace.came(now_s, len(copy), self.queued > self.group.chunk_samples)
             self.queued += len(copy)
             self._accepted += len(copy)
-            batcher.enqueue(self, Order("sound", copy, due_s, now_s))
+            batcher.enqueue(self, Order("sound", copy, due_s, now_s), self.queued >= self.wanted and not self.stepping)
 
     def flush(self) -> None:
         """End the segment with the sound fed so far, see `Session.flush`.
@@ -263,6 +270,7 @@ class BatchedStream:
                 order.saved.set_exception(gone)
         self.orders.clear()
         self.queued = 0
+        self._over = True
         self._ended.set()
 
     def _order(self, order: Order) -> None:

@@ -29,7 +29,7 @@ from .batcher_group import Group
 from .batcher_statistics import BatcherStatistics, Tally
 from .batcher_work import BatcherWork
 from .calibration import calibrate
-from .events import SAMPLE_RATE, Problem
+from .events import Problem
 from .recogniser import Recogniser
 from .saved_stream import SavedStream
 from .session_settings import SessionSettings
@@ -199,24 +199,20 @@ class Batcher(BatcherWork):
         with device.lock:
             tally = Tally.merged([batcher.tally for batcher in batchers], now_s)
             open_now = sum(len(batcher.streams) for batcher in batchers)
-            queued = sum(stream.queued for batcher in batchers for stream in batcher.streams)
+            queued = sum(stream.queued_samples for batcher in batchers for stream in batcher.streams)
             return tally.snapshot(now_s, open_now, queued, sum(batcher._load() for batcher in batchers))
 
     # Orders, under the lock ------------------------------------------------------------------------------
 
-    def enqueue(self, stream: BatchedStream, order: Order | None) -> None:
-        """Have the thread look at a stream, for an order or because it was aborted. Under the lock."""
+    def enqueue(self, stream: BatchedStream, order: Order | None, now: bool = True) -> None:
+        """Have the thread look at a stream, for an order or because it was aborted; or later, where the order is not
+        enough to do anything `now`. Under the lock."""
         if order is not None:
             stream.orders.append(order)
-        if not stream.listed:
+        if now and not stream.listed:
             stream.listed = True
             self.listed.append(stream)
             self.wake.notify()
-
-    @property
-    def queue_samples(self) -> int:
-        """Samples that one stream may have waiting."""
-        return round(self.rules.queue_s * SAMPLE_RATE)
 
     # Admission -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from .events import Problem, to_seconds
 from .recogniser import Recogniser
 from .saved_stream import SavedStream
 from .shared_device import OpenStream, SharedDevice
+from .silero_batch import voices_together
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class BatcherEnds:
         """Streams that are open; under the lock."""
         self.groups: dict[StreamingContext, Group] = {}
         self.tally = Tally()
+        self.voices = voices_together(recogniser.device)
+        """Hears what the voice detectors of many streams are about to hear; None: each hears for itself."""
 
     def expected_load(self, group: Group, streams: int) -> float:
         """Share of the time that the committing steps of so many streams of a group take.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,11 +15,14 @@ from .batcher_group import Group
 from .encoder import EncoderStep
 from .events import SAMPLE_RATE, Event, Problem
 from .stream_slots import Row, StreamSlots
+from .voice_detector import Hearing
 
 logger = logging.getLogger(__name__)
 
 CUDA_SLOTS = 256
 """Slots that there is memory for at first on a GPU: steps are captured anew whenever there come to be more."""
+FEW_VOICES = 8
+"""Fewer voice detectors are faster one by one."""
 BREATH_S = 1.0
 """No provisional passes for so long after a result came late."""
 
@@ -27,9 +31,14 @@ class BatcherWork(BatcherEnds):
     """The part of `Batcher` that runs in its thread. `tick` is all of it, once."""
 
     @property
+    def queue_samples(self) -> int:
+        """Samples that one stream may have waiting."""
+        return round(self.rules.queue_s * SAMPLE_RATE)
+
+    @property
     def busy(self) -> bool:
         """A step waits to be computed."""
-        return any(group.due or group.looking for group in self.groups.values())
+        return any(group.due or group.flushing or group.looking for group in self.groups.values())
 
     def group_of(self, context: StreamingContext) -> Group:
         """The streams under a context; made when first asked for."""
@@ -55,9 +64,31 @@ class BatcherWork(BatcherEnds):
             listed, self.listed = self.listed, []
             for stream in listed:
                 stream.listed = False
+        self._hear_voices(listed)
         for stream in listed:
             self._follow(stream)
         return self._step() or bool(listed)
+
+    def _hear_voices(self, streams: Sequence[BatchedStream]) -> None:
+        """Have the voice detectors of streams that are about to be followed hear their next chunk together."""
+        if len(streams) < FEW_VOICES or self.voices is None:
+            return
+        hearing: list[tuple[BatchedStream, Hearing]] = []
+        for stream in streams:
+            if stream.stepping or stream.ended or stream.queued < stream.wanted:
+                continue
+            parts, room = [], stream.group.chunk_samples
+            with self.lock:
+                for order in stream.orders:
+                    if order.samples is not None and room > 0:
+                        parts.append(order.samples[:room])
+                        room -= len(parts[-1])
+            if (coming := stream.session.coming_voice(parts)) is not None:
+                hearing.append((stream, coming))
+        if len(hearing) >= FEW_VOICES:
+            results = self.voices.hear([coming for _, coming in hearing])
+            for (stream, _), (probabilities, states) in zip(hearing, results, strict=True):
+                stream.session.voice_heard(probabilities, states)
 
     # Orders ----------------------------------------------------------------------------------------------
 
@@ -66,6 +97,7 @@ class BatcherWork(BatcherEnds):
         if stream.ended:
             return
         stream.group.leave(stream)
+        stream.stepping = False
         if stream.aborted:
             self.end(stream, None)
             return
@@ -75,7 +107,8 @@ class BatcherWork(BatcherEnds):
             if step is not None:
                 stream.session.plan.give(step)
             self._advance(stream)
-            stream.note_decided()
+            if step is not None:
+                stream.note_decided()
         except Exception as error:
             logger.exception("stream %d failed", stream.number)
             self.end(stream, self.resumable(stream, "internal", f"the server failed on this stream: {error}"))
@@ -99,27 +132,33 @@ class BatcherWork(BatcherEnds):
                 stream.note_decided()
                 self.end(stream, None)
             elif need is not None and not need.droppable:
-                stream.group.due.add(stream)
+                stream.group.wait(stream, need)
+                stream.stepping = True
                 return
             else:
                 order = self._next_order(stream)
                 if order is None:
                     if need is not None:
-                        stream.group.looking.add(stream)
+                        stream.group.wait(stream, need)
                     return
                 if need is not None:
                     self._count_dropped(1)
                 self._obey(stream, order)
 
     def _next_order(self, stream: BatchedStream) -> Order | None:
-        """The next order; sound is handed out a chunk at a time, however it came."""
+        """The next order; sound is handed out a chunk at a time, however it came. None: there is none, or not enough
+        sound for anything to come of it."""
+        most = stream.group.chunk_samples
+        wanted = min(stream.session.wanted_samples, most, self.queue_samples // 2)
         with self.lock:
+            if stream.queued < wanted and all(order.samples is not None for order in stream.orders):
+                stream.wanted = wanted
+                return None
             if not stream.orders:
                 return None
             first = stream.orders.popleft()
             if first.samples is None:
                 return first
-            most = stream.group.chunk_samples
             parts, count, last = [first.samples], len(first.samples), first
             while count < most and stream.orders and (more := stream.orders[0].samples) is not None:
                 last = stream.orders.popleft()
@@ -141,7 +180,7 @@ class BatcherWork(BatcherEnds):
         try:
             if order.samples is not None:
                 stream.due_s = order.due_s
-                session.begin_feed(order.samples)
+                session.begin_feed(order.samples, True)
             elif order.kind == "flush":
                 session.begin_flush()
             elif order.kind == "mark":
@@ -160,6 +199,8 @@ class BatcherWork(BatcherEnds):
             events = [Problem("refused", str(error))]
             if order.saved is not None:
                 order.saved.set_exception(error)
+        if order.samples is None:
+            stream.note_decided()
         self._deliver(stream, events)
 
     def _deliver(self, stream: BatchedStream, events: list[Event]) -> None:
@@ -176,9 +217,10 @@ class BatcherWork(BatcherEnds):
 
     def _step(self) -> bool:
         """Compute the step that is due first."""
-        due = min((g for g in self.groups.values() if g.due), key=Group.earliest_s, default=None)
-        look = min((g for g in self.groups.values() if g.looking), key=Group.earliest_look_s, default=None)
-        if look is not None and (due is None or look.earliest_look_s() < due.earliest_s()):
+        groups = self.groups.values()
+        due = min((g for g in groups if g.due or g.flushing), key=Group.earliest_s, default=None)
+        look = min((g for g in groups if g.looking), key=lambda g: g.looking.earliest_s, default=None)
+        if look is not None and (due is None or look.looking.earliest_s < due.earliest_s()):
             if self._has_room():
                 self._compute(look, look.next_looks(self.rules.largest_batch), commit=False, wanted=False)
                 return True
@@ -200,7 +242,7 @@ class BatcherWork(BatcherEnds):
         return look < self.rules.provisional_load - commit
 
     def _leave_out(self, group: Group) -> None:
-        streams, group.looking = list(group.looking), set()
+        streams = group.looking.take(len(group.looking))
         self._count_dropped(len(streams))
         for stream in streams:
             stream.session.plan.give(None)
@@ -217,8 +259,6 @@ class BatcherWork(BatcherEnds):
             Row(s.encoder, need is not None and need.final, s.session.reading is None, s.session.reading)
             for s, need in zip(streams, needs, strict=True)
         ]
-        for stream in streams:
-            group.leave(stream)
         try:
             steps = group.slots.compute(rows, commit=commit)
         except Exception as error:
@@ -228,15 +268,18 @@ class BatcherWork(BatcherEnds):
                     stream, self.resumable(stream, "device", f"the step that computed this stream failed: {error}")
                 )
             return
-        late_s = 0.0
+        for stream in streams:
+            stream.stepping = False
+        self._hear_voices(streams)  # of those that have sound for one chunk more
+        latencies: list[float] = []
         for stream, step in zip(streams, steps, strict=True):
             due_s = stream.due_s
             self._follow(stream, step)
             if commit:
-                stream.latency_s = max(0.0, self.clock() - due_s)
-                with self.lock:
-                    self.tally.latency_s.add(stream.latency_s)
-                late_s = max(late_s, self.clock() - due_s - group.chunk_s)
+                latency_s = self.clock() - due_s
+                latencies.append(latency_s)
+                stream.latency_s = max(0.0, latency_s)
+        late_s = max(0.0, max(latencies, default=0.0) - group.chunk_s)
         now_s, cost_s = self.clock(), self.cost_clock() - start_cost_s
         if commit:
             group.cost.learn(len(streams), cost_s, now_s)
@@ -245,6 +288,8 @@ class BatcherWork(BatcherEnds):
         for stream in streams:
             stream.busy_s += (now_s - start_s) / len(streams)
         with self.lock:
+            for latency_s in latencies:
+                self.tally.latency_s.add(max(0.0, latency_s))
             self.tally.step(now_s, now_s - start_s, len(streams), commit)
             self.tally.stretch.add(now_s - start_s, cost_s)
             if commit:

@@ -52,7 +52,7 @@ class Chosen:
             first = end
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ChosenFrames(GreedyFrames):
     """Frames for a beam, and for all who may be given `GreedyFrames`."""
 

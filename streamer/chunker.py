@@ -7,6 +7,7 @@ encoder is given the same pieces of a stream however it was cut into blocks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,16 @@ class Chunker:
     def waiting_samples(self) -> int:
         """Samples pushed that are in no piece yet."""
         return self._taken - self._given
+
+    @property
+    def wanted_samples(self) -> int:
+        """Samples that complete the next piece, at least 1."""
+        return self._next_end() - self._taken
+
+    @property
+    def waiting(self) -> list[np.ndarray]:
+        """The samples pushed that are in no piece yet."""
+        return self._waiting
 
     def push(self, block: np.ndarray) -> list[Piece]:
         """Take a block and return the pieces that it completes.
@@ -126,6 +137,8 @@ def check_sound(samples: np.ndarray, at_samples: int) -> None:
             f"feed was given {what}, expected float32 [samples], mono at 16 kHz; divide int16 by 32768 and "
             "mix channels down first"
         )
+    if math.isfinite(samples @ samples):  # one product, where isfinite and all are two passes; most sound is sound
+        return
     finite = np.isfinite(samples)
     if not finite.all():
         wrong = len(samples) - int(np.count_nonzero(finite))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Literal
 
 from ..model.errors import ConfigurationError
-from .alphabet import BLANK, BORDER, LETTER
+from .alphabet import BORDER, LETTER
 
 EndpointReason = Literal["silence", "length", "nothing"]
 """Silence after speech, longest segment, or a long time without any speech."""
@@ -141,39 +142,41 @@ class Endpointer:
             end. After an endpoint the watch is already on the next segment; call again with the frames left, as
             after the first letter of a segment (`fresh`).
         """
-        heeded = voiced if self.rules.by_voice else ()
-        for seen, kind in enumerate(kinds, start=1):
-            reason = self._see(kind, bool(heeded) and heeded[seen - 1])
-            if reason:
+        heeded = voiced if self.rules.by_voice and voiced else repeat(False)
+        for seen, (kind, heard) in enumerate(zip(kinds, heeded, strict=False), start=1):
+            self._length += 1
+            self._age += 1
+            if kind == LETTER:
+                if not self._spoken:
+                    self._spoken, self._length, self._age, self.fresh = True, 1, 1, True
+                self._pause, self._quiet, self._border = 0, 0, not self._borders
+            else:
+                self._pause += 1
+                self._quiet = 0 if heard else self._quiet + 1
+                if kind == BORDER:
+                    self._border = True
+            if reason := self._over():
                 self.reset()
                 return seen, reason
             if self.fresh:
                 return seen, None
         return len(kinds), None
 
-    def _see(self, kind: int, voiced: bool) -> EndpointReason | None:
+    def _over(self) -> EndpointReason | None:
+        """Why the segment ends behind the frame that was just seen; None: it goes on."""
         rules = self.rules
-        if kind == LETTER:
-            if not self._spoken:
-                self._spoken, self._length, self._age, self.fresh = True, 0, 0, True
-            self._pause, self._quiet, self._border = 0, 0, not self._borders
-        elif kind in (BLANK, BORDER):
-            self._pause += 1
-            self._quiet = 0 if voiced else self._quiet + 1
-            self._border |= kind == BORDER
-        self._length += 1
-        self._age += 1
         if not self._spoken:
             return "nothing" if self._length >= rules.no_speech_frames else None
         silent = self._quiet >= rules.silence_frames or self._pause >= rules.blank_frames
         if silent and self._length >= rules.min_segment_frames:
             return "silence"
-        # The pause that is long enough falls from silence_frames at half of the longest segment to 0 at 7/8 of it.
-        longest, border = rules.max_segment_frames, self._border
-        left = max(0, 7 * longest - 8 * self._length)
-        late = 2 * self._length >= longest
-        if late and border and 3 * self._pause * longest >= rules.silence_frames * left:
-            return "length"
-        if border and 8 * self._age >= 7 * longest:
-            return "length"
+        longest = rules.max_segment_frames
+        if self._border:
+            if 2 * self._length >= longest:
+                # The pause that is long enough falls from silence_frames at half of the longest segment to 0 at 7/8.
+                left = max(0, 7 * longest - 8 * self._length)
+                if 3 * self._pause * longest >= rules.silence_frames * left:
+                    return "length"
+            if 8 * self._age >= 7 * longest:
+                return "length"
         return "length" if self._age >= longest else None

@@ -54,6 +54,7 @@ class GreedyDecoder:
         self.details = details
         self._reading = _Reading()
         self._complete: list[Word] = []
+        self._words: tuple[Word, ...] | None = None  # as they were asked for, while no letter came
 
     @property
     def frames(self) -> int:
@@ -68,8 +69,10 @@ class GreedyDecoder:
     @property
     def words(self) -> tuple[Word, ...]:
         """All words of the segment; the last one may be open, and is given as if it ended here."""
-        open_word = self._open_word()
-        return (*self._complete, open_word) if open_word else tuple(self._complete)
+        if self._words is None:
+            open_word = self._open_word()
+            self._words = (*self._complete, open_word) if open_word else tuple(self._complete)
+        return self._words
 
     @property
     def contested_samples(self) -> int:
@@ -93,8 +96,14 @@ class GreedyDecoder:
         self.alphabet.check(logprobs)
         ids = logprobs.argmax(axis=1)
         best = logprobs.max(axis=1).astype(np.float64)
+        labels, delimiter, reading = self.alphabet.labels, self.alphabet.delimiter_id, self._reading
         for index, score in zip(ids.tolist(), best.tolist(), strict=True):
-            self._read(index, score)
+            if labels[index] or index == delimiter:
+                self._words = None
+                self._read(index, score)
+            else:  # most frames
+                reading.frame += 1
+                reading.previous = index
 
     def peek(self, logprobs: np.ndarray) -> tuple[Word, ...]:
         """What `words` would be if these frames had been accepted; nothing is changed.
@@ -113,12 +122,12 @@ class GreedyDecoder:
         """A decoder of its own that stands where this one stands."""
         fork = GreedyDecoder(self.alphabet, self.hop_samples, self.calibration, self.details)
         fork._reading = replace(self._reading, letters=list(self._reading.letters), spans=list(self._reading.spans))
-        fork._complete = list(self._complete)
+        fork._complete, fork._words = list(self._complete), self._words
         return fork
 
     def take(self) -> tuple[Word, ...]:
         """Hand out the complete words and forget them; an open word stays open."""
-        words, self._complete = tuple(self._complete), []
+        words, self._complete, self._words = tuple(self._complete), [], None
         return words
 
     def reset(self) -> None:
@@ -126,11 +135,11 @@ class GreedyDecoder:
 
         The last output is kept, so that a letter which sounds on over the border is not written again.
         """
-        self._complete = []
+        self._complete, self._words = [], None
         self._reading.letters, self._reading.spans = [], []
 
     def _read(self, index: int, score: float) -> None:
-        """Advance by one frame with this best output and its log-posterior."""
+        """Advance by one frame whose best output is a letter or the delimiter, with its log-posterior."""
         reading = self._reading
         frame = reading.frame
         reading.frame += 1
@@ -141,7 +150,7 @@ class GreedyDecoder:
             if word:
                 self._complete.append(word)
             reading.letters, reading.spans = [], []
-        elif label:
+        else:
             if not repeated:
                 if not reading.letters:
                     reading.first_frame, reading.score, reading.best = frame, 0.0, 0.0

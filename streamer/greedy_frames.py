@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class GreedyFrames:
     """The best output of each frame, its probability and that of silence, as the device found them.
 
@@ -45,3 +46,16 @@ class GreedyFrames:
         """Their log-probabilities."""
         assert axis == 1
         return self.best
+
+
+def greedy_rows(values: np.ndarray, frames: Sequence[int], labels: int) -> list[GreedyFrames]:
+    """What a greedy static step fetched, stream by stream.
+
+    Args:
+        values: float32 `[rows, frames, token + log-probability + silence...]`; rows that are not asked for may follow.
+        frames: of each row, its frames.
+        labels: outputs of the model.
+    """
+    values = values[: len(frames)]
+    tokens, best, silent = values[..., 0].astype(np.int64), values[..., 1].copy(), values[..., 2:].sum(-1)
+    return [GreedyFrames(tokens[n, :f], best[n, :f], silent[n, :f], labels) for n, f in enumerate(frames)]

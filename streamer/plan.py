@@ -77,6 +77,11 @@ class Plan:
         if self._need == PROVISIONAL:
             self._need = None
 
+    @property
+    def unheard(self) -> list[np.ndarray]:
+        """Sound pushed that not even the voice detector has heard."""
+        return [piece.samples for piece in self._pieces] + self._chunker.waiting
+
     def flush(self, taken_samples: int) -> None:
         """End the segment with the sound pushed so far, `taken_samples` from the start of the stream.
 

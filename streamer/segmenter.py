@@ -80,9 +80,11 @@ class Segmenter:
     def decided_samples(self) -> int:
         """Every sample before this one is covered by a final that was given out, or is silence."""
         words = self._visible(self.decoder.words)
-        # what may still turn out to be a word is not decided
-        words = self._voice.possible(words, len(self._visible(self.decoder.complete)))
-        at = words[0].start_samples if words else self.decoder.frames * self.hop_samples
+        if words:  # what may still turn out to be a word is not decided
+            first = self._voice.first_possible(words, len(self._visible(self.decoder.complete)))
+        else:
+            first = None
+        at = first.start_samples if first else self.decoder.frames * self.hop_samples
         at = min(at, self.decoder.contested_samples)  # a word that was not the best so far may begin before
         at = max(at, self._said.end_samples) if self._said else at
         return at if self.limit_samples is None else min(at, self.limit_samples)
@@ -330,7 +332,7 @@ class Segmenter:
         """The same by segments: the provisional frames may hold endpoints of their own."""
         if self.decoder.frames < self._deaf_frames:
             return []
-        if logprobs is None:
+        if logprobs is None or not len(logprobs):
             return [self.decoder.words]
         decoder, endpointer = self.decoder.fork(), copy(self._endpointer)
         kinds = self.alphabet.kinds(logprobs.argmax(axis=1)).tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from .session_settings import SessionSettings
 from .sleep import Sleep
 from .speaker_memory import SpeakerMemory
 from .speakers import SpeakerTracker
+from .voice_detector import Hearing
 from .voice_memory import VoiceMemory
 
 __all__ = ["TAIL_SAMPLES", "Session", "SessionSettings"]
@@ -108,6 +109,11 @@ class Session:
         return self._taken
 
     @property
+    def wanted_samples(self) -> int:
+        """Samples after which the stream may need a step; fewer only wait for the rest."""
+        return self._chunker.wanted_samples
+
+    @property
     def decided_samples(self) -> int:
         """Every sample before this one lies in a `Final` that was given out, or is silence."""
         return self._taken if self.plan.over else min(self._taken, self._segmenter.decided_samples)
@@ -142,6 +148,15 @@ class Session:
         sound begins at a sample; nobody will ask for an earlier one."""
         return self._segmenter.voice.memory_at(samples)
 
+    def coming_voice(self, parts: Sequence[np.ndarray]) -> Hearing | None:
+        """What of the sound pushed, and of `parts` that will be, the voice detector has not heard: who has many streams
+        may hear it for all of them together, and tells what came of it with `voice_heard`. None: nothing."""
+        return self._segmenter.voice.coming([*self.plan.unheard, *parts])
+
+    def voice_heard(self, probabilities: list[float], states: np.ndarray) -> None:
+        """What was made of `coming_voice`; see `VoiceDetector.heard`."""
+        self._segmenter.voice.heard(probabilities, states)
+
     def speaker_memory(self) -> SpeakerMemory:
         """What another stream has to know to go on from `settled_samples` with the numbers of this one's speakers."""
         tracker = self.speakers
@@ -170,13 +185,19 @@ class Session:
         self.begin_feed(samples)
         return self._driven()
 
-    def begin_feed(self, samples: np.ndarray) -> None:
+    def begin_feed(self, samples: np.ndarray, checked: bool = False) -> None:
         """`feed` without the encoder's steps, which the caller gives to `plan`; the events are taken from there.
+
+        Args:
+            samples: as of `feed`.
+            checked: it is known to be sound.
 
         Raises:
             AudioError, StreamError: as `feed`.
         """
-        self._check(samples)
+        self._check_open()
+        if not checked:
+            check_sound(samples, self._taken)
         self._taken += len(samples)
         self.plan.push(samples)
 
@@ -313,7 +334,3 @@ class Session:
     def _check_open(self) -> None:
         if self._finished:
             raise StreamError("this session was finished; open a new one for more sound")
-
-    def _check(self, samples: np.ndarray) -> None:
-        self._check_open()
-        check_sound(samples, self._taken)

@@ -27,11 +27,12 @@ WINDOW_SAMPLES = 512
 _EDGE = 64  # samples of padding on both sides of a window
 _STRIDES = (1, 2, 2, 1)  # of the four convolutions; the file does not tell them
 _LAYERS = ((129, 128, 3), (128, 64, 3), (64, 64, 3), (64, 128, 3))  # channels in and out, kernel
-_HIDDEN = 128
+HIDDEN = 128
+"""Numbers in each half of a state."""
 _REST_WINDOWS = 31
 """Of silence, 1 s, behind which a state counts as rested."""
 _REFLECTED = np.pad(np.arange(WINDOW_SAMPLES), _EDGE, mode="reflect")
-_PLACES = np.lib.stride_tricks.sliding_window_view(_REFLECTED, 256)[::128]
+PLACES = np.lib.stride_tricks.sliding_window_view(_REFLECTED, 256)[::128]
 """Which sample of a window stands where in its four frames, `[4, 256]`; the ends of the window are reflected."""
 
 
@@ -47,7 +48,7 @@ class SileroState:
     @classmethod
     def fresh(cls) -> SileroState:
         """Nothing was heard, not even silence: in this state the network is hard of hearing for half a second."""
-        return cls(np.zeros(_HIDDEN, np.float32), np.zeros(_HIDDEN, np.float32))
+        return cls(np.zeros(HIDDEN, np.float32), np.zeros(HIDDEN, np.float32))
 
 
 class SileroNetwork:
@@ -59,19 +60,19 @@ class SileroNetwork:
 
     def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
         basis = tensors["_model.stft.forward_basis_buffer"]  # [258, 1, 256]
-        self._basis = np.ascontiguousarray(basis[:, 0].T)  # [256, 258]
-        self._layers = []
+        self.basis = np.ascontiguousarray(basis[:, 0].T)  # [256, 258]
+        self.layers = []
         for n, stride in enumerate(_STRIDES):
             name = f"_model.encoder.{n}.reparam_conv"
             weight = tensors[f"{name}.weight"]  # [out, in, 3]
             flat = np.ascontiguousarray(weight.transpose(2, 1, 0).reshape(-1, len(weight)))  # [3 * in, out]
-            self._layers.append((flat, tensors[f"{name}.bias"], stride))
+            self.layers.append((flat, tensors[f"{name}.bias"], stride))
         rnn = "_model.decoder.rnn."
         weights = [tensors[rnn + "weight_ih"], tensors[rnn + "weight_hh"]]  # each [512, 128]
-        self._gates = np.ascontiguousarray(np.concatenate(weights, axis=1).T)  # [256, 512]
-        self._gate_bias = tensors[rnn + "bias_ih"] + tensors[rnn + "bias_hh"]
-        self._out = tensors["_model.decoder.decoder.2.weight"].reshape(-1)
-        self._out_bias = float(tensors["_model.decoder.decoder.2.bias"].reshape(-1)[0])
+        self.gates = np.ascontiguousarray(np.concatenate(weights, axis=1).T)  # [256, 512]
+        self.gate_bias = tensors[rnn + "bias_ih"] + tensors[rnn + "bias_hh"]
+        self.out = tensors["_model.decoder.decoder.2.weight"].reshape(-1)
+        self.out_bias = float(tensors["_model.decoder.decoder.2.bias"].reshape(-1)[0])
 
     @cached_property
     def rested(self) -> SileroState:
@@ -103,30 +104,30 @@ class SileroNetwork:
         Products are made window by window within one call of numpy, so a window gives the same numbers, to the last
         bit, alone and among others.
         """
-        spectrum = windows.take(_PLACES, axis=1) @ self._basis  # [windows, 4, 258]: real parts, then imaginary parts
+        spectrum = windows.take(PLACES, axis=1) @ self.basis  # [windows, 4, 258]: real parts, then imaginary parts
         x = np.sqrt(np.square(spectrum[..., :129]) + np.square(spectrum[..., 129:]))
-        for weight, bias, stride in self._layers:
+        for weight, bias, stride in self.layers:
             count, frames, channels = x.shape
             wide = np.zeros((count, frames + 2, channels), np.float32)
             wide[:, 1:-1] = x
             # a row for every place of the kernel: its three frames side by side
-            rows = wide.reshape(count, -1).take(_taps(frames, channels, stride), axis=1)
+            rows = wide.reshape(count, -1).take(taps(frames, channels, stride), axis=1)
             x = np.maximum(rows @ weight + bias, 0.0)
         return x[:, 0]
 
     def follow(self, features: np.ndarray, state: SileroState) -> tuple[float, SileroState]:
         """The memory's step, from the `features` of one window, `[128]`; returns what `step` does."""
-        gates = np.concatenate([features, state.hidden]) @ self._gates + self._gate_bias  # enter, forget, value, leave
+        gates = np.concatenate([features, state.hidden]) @ self.gates + self.gate_bias  # enter, forget, value, leave
         opened = 0.5 * np.tanh(0.5 * gates) + 0.5  # the logistic function, without its overflow
-        value = np.tanh(gates[2 * _HIDDEN : 3 * _HIDDEN])
-        cell = opened[_HIDDEN : 2 * _HIDDEN] * state.cell + opened[:_HIDDEN] * value
-        hidden = opened[3 * _HIDDEN :] * np.tanh(cell)
-        score = float(np.maximum(hidden, 0.0) @ self._out) + self._out_bias
+        value = np.tanh(gates[2 * HIDDEN : 3 * HIDDEN])
+        cell = opened[HIDDEN : 2 * HIDDEN] * state.cell + opened[:HIDDEN] * value
+        hidden = opened[3 * HIDDEN :] * np.tanh(cell)
+        score = float(np.maximum(hidden, 0.0) @ self.out) + self.out_bias
         return 0.5 * math.tanh(0.5 * score) + 0.5, SileroState(hidden, cell)
 
 
 @cache
-def _taps(frames: int, channels: int, stride: int) -> np.ndarray:
+def taps(frames: int, channels: int, stride: int) -> np.ndarray:
     """Where the inputs of a convolution lie in the padded, flattened frames: `[places, 3 * channels]`."""
     starts = np.arange(0, frames, stride) * channels
     return starts[:, None] + np.arange(3 * channels)
@@ -186,7 +187,7 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
     window, _, count = integers(3)
     layers = tuple(tuple(integers(3)) for _ in range(count))
     sizes = integers(4)
-    if (window, layers, sizes) != (WINDOW_SAMPLES, _LAYERS, [_HIDDEN, _HIDDEN, _HIDDEN, 1]):
+    if (window, layers, sizes) != (WINDOW_SAMPLES, _LAYERS, [HIDDEN, HIDDEN, HIDDEN, 1]):
         raise ValueError(f"windows of {window}, layers {layers} and sizes {sizes} are another network")
     tensors = {}
     while at < len(data):

@@ -20,7 +20,7 @@ from ..model.static_step import StaticRow, StepLadder
 from ..model.voice_heads import VoiceFrames, VoiceHeads
 from .chosen_frames import Reading, read_rows
 from .encoder import EncoderStep
-from .greedy_frames import GreedyFrames
+from .greedy_frames import greedy_rows
 from .thread_choice import ThreadChoice
 
 CPU_CALL_VALUES = 4 * 5120 * 512
@@ -29,6 +29,7 @@ does not stay in the cache, and each row takes longer."""
 CLOSED = "this stream was closed and its slot given back; open a new one"
 LARGEST_STATIC = 512
 """Rows of the largest static step; more are computed one after the other."""
+_NO_SOUND = np.zeros(0, np.float32)
 ALIKE = 0.75
 """Rows are convolved together if the shortest has at least this share of the samples of the longest."""
 
@@ -62,6 +63,10 @@ class SlotEncoder:
         """See `EncoderStream`; the sound is convolved with the next step."""
         self.unheard.append(samples)
         self.heard_samples += len(samples)
+
+    def unheard_sound(self) -> np.ndarray:
+        """All of `unheard`, float32 `[samples]`."""
+        return self.unheard[0] if len(self.unheard) == 1 else np.concatenate([_NO_SOUND, *self.unheard])
 
     def step(self, *, commit: bool = True, final: bool = False) -> EncoderStep:
         """See `EncoderStream`: a step of this stream alone."""
@@ -217,7 +222,7 @@ class StreamSlots:
             for encoder, own in zip(encoders, own_frames, strict=True):
                 encoder.committed_frames += own
         if greedy:
-            told = [self._greedy(results[n, :count]) for n, count in enumerate(frames)]
+            told = greedy_rows(results, frames, self.config.vocab_size)
         else:
             told = read_rows(results, frames, [row.reading for row in rows], self.silent)
         return [
@@ -254,17 +259,13 @@ class StreamSlots:
             heard = [n for n in voiced if at <= n < at + len(some)]
             heads = rows[heard[0]].encoder.heads if heard else None  # the model's, which all its streams share
             step = ladder.at(len(some), commit=commit, greedy=greedy, heads=heads)
-            given = []
-            for row in some:
-                encoder = row.encoder
-                sound = np.concatenate([np.zeros(0, np.float32), *encoder.unheard])
-                wanted = StaticRow(encoder.slot, torch.from_numpy(sound), row.final)
-                if step.fits(wanted):
-                    encoder.unheard = []
+            given = [StaticRow(row.encoder.slot, row.encoder.unheard_sound(), row.final) for row in some]
+            for n, fits in enumerate(step.fits(given)):
+                if fits:
+                    some[n].encoder.unheard = []
                 else:
-                    self.hear([encoder])
-                    wanted = StaticRow(encoder.slot, torch.zeros(0), row.final)
-                given.append(wanted)
+                    self.hear([some[n].encoder])
+                    given[n] = StaticRow(given[n].slot, _NO_SOUND, given[n].final)
             results, own, seen = step.run(given)
             parts.append(results.numpy().copy())  # the next call writes there
             for n in heard:
@@ -273,11 +274,6 @@ class StreamSlots:
             owns += own
             seens += seen
         return np.concatenate(parts), owns, seens, voices
-
-    def _greedy(self, values: np.ndarray) -> GreedyFrames:
-        """`[frames, token, log-probability, silence...]` in place of log-probabilities."""
-        tokens, best, silent = values[:, 0].astype(np.int64), values[:, 1].copy(), values[:, 2:].sum(1)
-        return GreedyFrames(tokens, best, silent, self.config.vocab_size)
 
     def read(self, encoder: SlotEncoder) -> dict[str, Tensor]:
         """A copy of a stream's state on the host; with `write` the stream goes on elsewhere, exactly."""

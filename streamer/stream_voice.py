@@ -13,7 +13,7 @@ from .events import SAMPLE_RATE, Activity, Event, SpeechStarted, SpeechStopped, 
 from .silero import WINDOW_SAMPLES
 from .sleep import SIGN_PROBABILITY
 from .voice_activity import SpeechRules, SpeechWatch, VoiceLog
-from .voice_detector import VoiceDetector
+from .voice_detector import Hearing, VoiceDetector
 from .voice_memory import VoiceMemory, WatchMemory
 
 ACTIVITY_WINDOWS = 5
@@ -147,6 +147,19 @@ class StreamVoice:
             events += self._changes([probability])
         return events
 
+    def coming(self, parts: Sequence[np.ndarray]) -> Hearing | None:
+        """What of the sound that `listen` is about to be given the detector can hear before; None: nothing.
+
+        Args:
+            parts: float32 `[samples]` each.
+        """
+        return None if self._detector is None else self._detector.coming(parts)
+
+    def heard(self, probabilities: list[float], states: np.ndarray) -> None:
+        """What was made of `coming`; see `VoiceDetector.heard`."""
+        assert self._detector is not None
+        self._detector.heard(probabilities, states)
+
     @property
     def silent_samples(self) -> int:
         """Sound without a sign of a voice, up to the newest that the detector knows; 0 where none listens."""
@@ -208,12 +221,14 @@ class StreamVoice:
                 break
         return tuple(found)
 
-    def possible(self, words: tuple[Word, ...], complete: int) -> tuple[Word, ...]:
-        """The words that have a voice or still may get one; the last ones, which are not complete, may."""
+    def first_possible(self, words: tuple[Word, ...], complete: int) -> Word | None:
+        """The first word that has a voice or still may get one; those from `complete` on, which may change, may."""
         if not self.rules.words_need_voice:
-            return words
-        judged = (self._judged(word) and n < complete for n, word in enumerate(words))
-        return tuple(w for w, sure in zip(words, judged, strict=True) if not sure or self._voiced(w))
+            return words[0] if words else None
+        for n, word in enumerate(words):
+            if n >= complete or not self._judged(word) or self._voiced(word):
+                return word
+        return None
 
     def forget(self, samples: int) -> None:
         """Words before this sample will not be asked for."""
