@@ -6,7 +6,7 @@
 # FOLDER (default gpu_results) takes the log of each part, summary.tsv (part, exit status, seconds) and the JSON results that
 # the benchmarks wrote. MINUTES (default 60) is the time for all of it: a part gets what is left, at most its own limit; one
 # for which nothing is left is written down as "left out". Results of parts that ran out of time (status 124) hold the rows
-# that were measured. Called again it measures what was left out before. In 9 minutes the first six parts have room.
+# that were measured. Called again it measures what was left out before. In 9 minutes the first parts have room.
 # Needs a CUDA build of torch with its triton, and the packages of the extra `test`. PYTHON=... names the interpreter.
 set -u
 cd "$(dirname "$0")/.."
@@ -51,6 +51,9 @@ attention attention_base_gradients 50 base --streams --modes frozen trained --no
 part front_end 80 "$python" benchmarks/front_end.py --device cuda --dtypes bfloat16 --rounds 20 --streams 64 1024 --chunks 16 --add
 part streams_base_320 130 "$python" benchmarks/streams.py --device cuda --models base --chunks-ms 320 --probe-seconds 5 \
     --probes 5 --seconds 60 --add
+# so many that a GPU of 141 GB, or of 80, has memory for their keys and values
+many=$("$python" -c 'import torch; print(8000 if torch.cuda.mem_get_info()[1] > 100e9 else 6000)')
+part streams_processes 100 "$python" benchmarks/streams_processes.py --processes 6 --streams "$many" --seconds 20
 
 # the rest, where there is time
 part doctor 60 "$python" -m wavlm_live.streamer.cli doctor

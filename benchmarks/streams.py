@@ -122,8 +122,14 @@ def held(
     count: int,
     seconds: float,
     clock: Callable[[], float],
+    ready: Callable[[], object] | None = None,
 ) -> dict[str, float]:
-    """Let so many streams speak and tell what came of it."""
+    """Let so many streams speak and tell what came of it.
+
+    Args:
+        ready: called when all streams are open; then waiting is waited, since other processes share the device. None:
+            it is jumped over.
+    """
     skipped_s = 0.0
 
     def now() -> float:
@@ -139,6 +145,8 @@ def held(
         stream = batcher.open(settings)
         streams.append(stream)
     batcher.settle()
+    if ready is not None:
+        ready()
     begin_s = now()
     due = [(begin_s + rng.uniform(0, context.chunk_ms / 1000), number) for number in range(count)]
     fed = [0] * count
@@ -148,7 +156,10 @@ def held(
         if order[0][0] > now():
             if batcher.tick():
                 continue
-            skipped_s += max(0.0, order[0][0] - now())
+            if ready is not None:
+                time.sleep(max(0.0, order[0][0] - now()))
+            else:
+                skipped_s += max(0.0, order[0][0] - now())
         while order[0][0] <= now():
             at_s, number = order.pop(0)
             stream = streams[number]
