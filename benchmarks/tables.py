@@ -25,7 +25,10 @@ PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))
 def source(result: dict[str, Any]) -> str:
     """Where the figures come from, in a line."""
     machine = result["machine"]
-    where = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}"
+    gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
+    where = (
+        f"{gpu}{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}"
+    )
     return f"`{machine['command']}` on {where}, {machine['date']}."
 
 
@@ -112,6 +115,25 @@ def streams(result: dict[str, Any]) -> str:
         "of peak arithmetic", "of peak memory traffic",
     ]  # fmt: skip
     return grid(head, rows) + f"\n\n{clock_of(result)}"
+
+
+def streams_processes(result: dict[str, Any]) -> str:
+    """Streams of several processes on one device."""
+    rows = [
+        [
+            r["model"],
+            r["chunk_ms"],
+            r["processes"],
+            r["streams"],
+            "yes" if r["held"] else "no",
+            r["p50_ms"],
+            r["p99_ms"],
+            r["busy"],
+        ]
+        for r in result["rows"]
+    ]
+    head = ["model", "chunk ms", "processes", "streams", "held", "latency p50 ms", "p99 ms", "busy"]
+    return grid(head, rows)
 
 
 def host_cost(result: dict[str, Any]) -> str:
@@ -275,6 +297,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "latency": latency,
     "streams": streams,
     "host_cost": host_cost,
+    "streams_cuda": streams,
+    "streams_processes_cuda": streams_processes,
+    "attention_cuda": of_kernels(tables_kernels.attention_cuda),
+    "front_end_cuda": of_kernels(tables_kernels.front_end_cuda),
     "peers": peers,
     "folder": folder,
     "long_session": long_session,

@@ -34,6 +34,22 @@ def attention_cpu(result: dict[str, Any]) -> Table:
     return head, rows, note
 
 
+def attention_cuda(result: dict[str, Any]) -> Table:
+    """The same on a GPU, with shares of its roofs and the memory that a call adds."""
+    head, rows, note = attention_cpu(result)
+    order = ("heads", "dtype", "left", "count", "frames", "mode")
+    measured = [r for r in result["rows"] if "left_out" not in r]
+    measured.sort(key=lambda r: (r["kind"] == "full", *(r[k] for k in order)))
+    for cells, r in zip(rows, measured, strict=True):
+        share = r["share_of_copy_bandwidth"] if r["kind"] == "stream" else r["share_of_flop"]
+        of_flex = f"{r['ms']['flex'] / r['ms']['ours']:.2f}" if "flex" in r["ms"] else ""
+        cells += [of_flex, f"{100 * share:.0f} %", "" if r["peak_mb"] is None else f"{r['peak_mb']:.0f}"]
+    head += ["flex / ours", "of the roof", "peak MB"]
+    left_out = note.split("Rows left out")[1]
+    roof = "Roof: bytes of streams, arithmetic of whole utterances"
+    return head, rows, f"Time between events of the device. {roof}. Rows left out{left_out}"
+
+
 def cpu_step(result: dict[str, Any]) -> Table:
     """One step of WavLM-base by each way."""
     rows: Rows = [
@@ -67,3 +83,9 @@ def front_end_cpu(result: dict[str, Any]) -> Table:
     ]
     head = ["ms", *sides, "times faster than compiled", "of the roof"]
     return head, rows, f"{clock_of(result)}, one thread; ours is the formula here."
+
+
+def front_end_cuda(result: dict[str, Any]) -> Table:
+    """The same on a GPU."""
+    head, rows, _ = front_end_cpu(result)
+    return head, rows, "Ours are the kernels."
