@@ -119,20 +119,9 @@ def streams(result: dict[str, Any]) -> str:
 
 def streams_processes(result: dict[str, Any]) -> str:
     """Streams of several processes on one device."""
-    rows = [
-        [
-            r["model"],
-            r["chunk_ms"],
-            r["processes"],
-            r["streams"],
-            "yes" if r["held"] else "no",
-            r["p50_ms"],
-            r["p99_ms"],
-            r["busy"],
-        ]
-        for r in result["rows"]
-    ]
-    head = ["model", "chunk ms", "processes", "streams", "held", "latency p50 ms", "p99 ms", "busy"]
+    wanted = ("model", "chunk_ms", "processes", "streams", "p50_ms", "p99_ms", "busy")
+    rows = [[*(r[name] for name in wanted), "yes" if r["held"] else "no"] for r in result["rows"]]
+    head = ["model", "chunk ms", "processes", "streams", "latency p50 ms", "p99 ms", "busy", "held"]
     return grid(head, rows)
 
 
