@@ -19,6 +19,7 @@ with one core if nothing else took time: streams_a_core = chunk / (feed + work).
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import time
 from pathlib import Path
@@ -89,12 +90,18 @@ def measure(
     sound: np.ndarray, device: Device,
 ) -> dict[str, object]:  # fmt: skip
     """So many streams for so many seconds of sound, after two that are not counted."""
+    gc.collect()  # the streams of the row before
     now_s = 0.0
     rules = BatcherRules(calibrate=False, most_load=10, late_s=3600, most_sessions=count, idle_slots=count)
     batcher = Batcher(recogniser, rules, clock=lambda: now_s)
     settings = SessionSettings(context=context, partial_hop_ms=0, speech=speech)
-    events: list[Event] = []
-    streams = [batcher.open(settings, events.extend) for _ in range(count)]
+    told = 0
+
+    def take(events: list[Event]) -> None:
+        nonlocal told
+        told += len(events)
+
+    streams = [batcher.open(settings, take) for _ in range(count)]
     batcher.settle()
     rng, at = random.Random(0), [0] * count
     places = [rng.randrange(len(sound) - BLOCK_SAMPLES) for _ in range(count)]
@@ -102,7 +109,7 @@ def measure(
     for turn in range(round((2 + seconds) * 10)):
         if turn == 20:
             feed_s = work_s = device.spent_s = device.voices_s = 0.0
-            chunks, heard = batcher.statistics().chunks, len(events)
+            chunks, heard = batcher.statistics().chunks, told
         now_s += BLOCK_SAMPLES / 16_000
         start_s = time.thread_time()
         for n, stream in enumerate(streams):
@@ -119,7 +126,7 @@ def measure(
     return {
         "streams": count,
         "chunks": chunks,
-        "events": len(events) - heard,
+        "events": told - heard,
         "feed_us": round(feed, 1),
         "work_us": round(work, 1),
         "voices_us": round(1e6 * device.voices_s / chunks, 1),
@@ -142,6 +149,8 @@ def main() -> None:
     device = Device(recorded(recogniser, context, sound))
     StaticStep._compute = lambda step: device.compute(step)
     SileroBatch.hear = lambda batch, streams: device.hear(batch, streams)
+    gc.collect()
+    gc.freeze()  # as `serve` does when it has started
     rows = []
     for name, speech in DETECTORS.items():
         for count in options.streams:

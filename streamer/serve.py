@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -144,6 +145,10 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     device = SharedDevice()
     with ExitStack() as stack:
         batchers = [stack.enter_context(Batcher(each, rules, device=device)) for each in (recogniser, *further)]
+        # What is there now stays. Looked through again and again for garbage, it would hold up all streams each time,
+        # for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         asyncio.run(serve(batchers, replace(settings, session=session, sessions=sessions), started))
     return 0
 
