@@ -85,10 +85,16 @@ class BatcherWork(BatcherEnds):
                         room -= len(parts[-1])
             if (coming := stream.session.coming_voice(parts)) is not None:
                 hearing.append((stream, coming))
-        if len(hearing) >= FEW_VOICES:
+        if len(hearing) < FEW_VOICES:
+            return
+        try:
             results = self.voices.hear([coming for _, coming in hearing])
-            for (stream, _), (probabilities, states) in zip(hearing, results, strict=True):
-                stream.session.voice_heard(probabilities, states)
+        except Exception:  # the device's memory is full, say; no stream has noticed anything yet
+            logger.exception("voices cannot be heard together, from now on each is heard for itself")
+            self.voices = None
+            return
+        for (stream, _), (probabilities, states) in zip(hearing, results, strict=True):
+            stream.session.voice_heard(probabilities, states)
 
     # Orders ----------------------------------------------------------------------------------------------
 

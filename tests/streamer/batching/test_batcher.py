@@ -138,6 +138,32 @@ def test_voices_that_are_heard_together(
         assert told[0] == pytest.approx(told[1], abs=1e-4)
 
 
+def test_voices_that_cannot_be_heard_together_are_heard_one_by_one(
+    recogniser, clock, noise, heard, settings_of, monkeypatch, caplog
+):
+    """No stream is lost where the device fails in the voice detectors' batch."""
+    monkeypatch.setattr("wavlm_live.streamer.stream_slots.wants_static", lambda device: True)
+    batcher = Batcher(recogniser, FREE, clock=clock)
+
+    def fails(streams):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(batcher.voices, "hear", fails)
+    sound, settings = noise(2, 3), settings_of(activity=True, partial_hop_ms=0, speech=SpeechRules(detector="silero"))
+    results = [heard() for _ in range(9)]
+    streams = [batcher.open(settings, result) for result in results]
+    for stream in streams:
+        stream.feed(sound)
+        stream.finish()
+    batcher.settle()
+    assert batcher.voices is None
+    assert "each is heard for itself" in caplog.text
+    for stream, result in zip(streams, results, strict=True):
+        assert stream.problem is None
+        told = sum(len(e.probabilities) for e in result.events if isinstance(e, Activity))
+        assert told == -(-len(sound) // 512)
+
+
 def test_sound_that_completes_nothing_is_not_looked_at(recogniser, clock, noise, heard, settings_of):
     """A block is looked at when something can come of it, and no order waits behind sound that does not."""
     batcher, result = Batcher(recogniser, FREE, clock=clock), heard()
