@@ -85,7 +85,8 @@ def compare(shape: str, dtype: torch.dtype, device: str, frames: int, rng: rando
     on_cpu["known"] = on_cpu["known"].clamp(max=SHAPES[shape][3])
     expected = by_definition(**on_cpu)
     got, eager = position_convolution(**a), reference(*positional(a))
-    assert distance(got, expected) <= 2 * distance(eager, expected), (a["counts"], a["known"])
+    few = 4 * torch.finfo(torch.float32).eps  # roundings: of some twenty numbers, the formula may have had almost none
+    assert distance(got, expected) <= max(2 * distance(eager, expected), few), (a["counts"], a["known"])
     for row, made in enumerate(expected):
         assert not got[row, len(made) :].any()
         assert not eager[row, len(made) :].any()

@@ -123,7 +123,8 @@ def compare(layer: str, norm: str, dtype: torch.dtype, device: str, positions: i
     expected, heard = by_definition(**on_cpu)
     got, tail = strided_convolution(**a)
     eager, _ = reference(*positional(a))
-    assert distance(got, expected) <= 2 * distance(eager, expected), (a["counts"], a["slots"])
+    few = 4 * torch.finfo(torch.float32).eps  # roundings: of some twenty numbers, the formula may have had almost none
+    assert distance(got, expected) <= max(2 * distance(eager, expected), few), (a["counts"], a["slots"])
     keep = tail.shape[1]
     for row, (made, before) in enumerate(zip(expected, heard, strict=True)):
         assert not got[row, len(made) :].any()
