@@ -6,7 +6,7 @@
 # FOLDER (default gpu_results) takes the log of each part, summary.tsv (part, exit status, seconds) and the JSON results that
 # the benchmarks wrote. MINUTES (default 60) is the time for all of it: a part gets what is left, at most its own limit; one
 # for which nothing is left is written down as "left out". Results of parts that ran out of time (status 124) hold the rows
-# that were measured. Called again it measures what was left out before. In 9 minutes the first parts have room.
+# that were measured. Called again it measures what was left out before. How long the parts take on a GPU is not known yet.
 # Needs a CUDA build of torch with its triton, and the packages of the extra `test`. PYTHON=... names the interpreter.
 set -u
 cd "$(dirname "$0")/.."

@@ -151,28 +151,27 @@ def held(
     due = [(begin_s + rng.uniform(0, context.chunk_ms / 1000), number) for number in range(count)]
     fed = [0] * count
     order = sorted(due)
-    waiting = Waiting(clock).__enter__()
-    while order and order[0][0] - begin_s < seconds:
-        if order[0][0] > now():
-            if batcher.tick():
-                continue
-            if ready is not None:
-                time.sleep(max(0.0, order[0][0] - now()))
-            else:
-                skipped_s += max(0.0, order[0][0] - now())
-        while order[0][0] <= now():
-            at_s, number = order.pop(0)
-            stream = streams[number]
-            stream.feed(noise[(fed[number] * 371) % 14_000 :][:BLOCK_SAMPLES])
-            # it was there when it was spoken, though a step was being computed then and it is only handed over now
-            stream.orders[-1] = replace(stream.orders[-1], due_s=at_s, came_s=at_s)
-            stream.pace.due_s = at_s
-            fed[number] += 1
-            order.append((at_s + BLOCK_SAMPLES / 16_000, number))
-            if len(order) > 1 and order[-1] < order[-2]:
-                order.sort()
-        batcher.tick()
-    waiting.__exit__()
+    with Waiting(clock) as waiting:
+        while order and order[0][0] - begin_s < seconds:
+            if order[0][0] > now():
+                if batcher.tick():
+                    continue
+                if ready is not None:
+                    time.sleep(max(0.0, order[0][0] - now()))
+                else:
+                    skipped_s += max(0.0, order[0][0] - now())
+            while order[0][0] <= now():
+                at_s, number = order.pop(0)
+                stream = streams[number]
+                stream.feed(noise[(fed[number] * 371) % 14_000 :][:BLOCK_SAMPLES])
+                # it was there when it was spoken, though a step was being computed then and it is only handed over now
+                stream.orders[-1] = replace(stream.orders[-1], due_s=at_s, came_s=at_s)
+                stream.pace.due_s = at_s
+                fed[number] += 1
+                order.append((at_s + BLOCK_SAMPLES / 16_000, number))
+                if len(order) > 1 and order[-1] < order[-2]:
+                    order.sort()
+            batcher.tick()
     told = batcher.statistics()
     return {
         "streams": count,

@@ -145,8 +145,7 @@ def run_server(request: ServeRequest, terminal: Terminal) -> int:
     device = SharedDevice()
     with ExitStack() as stack:
         batchers = [stack.enter_context(Batcher(each, rules, device=device)) for each in (recogniser, *further)]
-        # What is there now stays. Looked through again and again for garbage, it would hold up all streams each time,
-        # for a tenth of a second.
+        # What is there now stays. Looked through again and again for garbage, it would hold up all streams each time.
         gc.collect()
         gc.freeze()
         asyncio.run(serve(batchers, replace(settings, session=session, sessions=sessions), started))
