@@ -85,6 +85,8 @@ class BatchedStream:
         self.orders: deque[Order] = deque()
         self.queued = 0
         """Samples in the orders."""
+        self.laid = 0
+        """Those of them that only wait for the rest of their chunk."""
         self.wanted = 0
         """With fewer samples than this, and no other order, there is nothing to do."""
         self.stepping = False
@@ -110,8 +112,7 @@ class BatchedStream:
     @property
     def queued_samples(self) -> int:
         """Samples fed that wait to be computed; not those that wait for the rest of their chunk to be spoken."""
-        queued = self.queued
-        return queued if self.stepping or queued >= self.wanted else 0
+        return max(0, self.queued - self.laid)
 
     @property
     def samples_taken(self) -> int:
@@ -172,7 +173,9 @@ class BatchedStream:
             due_s = self.pace.came(now_s, len(copy), self.queued > self.group.chunk_samples)
             self.queued += len(copy)
             self._accepted += len(copy)
-            batcher.enqueue(self, Order("sound", copy, due_s, now_s), self.queued >= self.wanted and not self.stepping)
+            if not (enough := self.queued >= self.wanted) and not self.stepping:
+                self.laid = self.queued
+            batcher.enqueue(self, Order("sound", copy, due_s, now_s), enough and not self.stepping)
 
     def flush(self) -> None:
         """End the segment with the sound fed so far, see `Session.flush`.

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 CUDA_SLOTS = 256
 """Slots that there is memory for at first on a GPU: steps are captured anew whenever there come to be more."""
 FEW_VOICES = 8
-"""Fewer voice detectors are faster one by one."""
+"""Fewer voice detectors hear one by one: some hundred small calls of a device serve all, or a few."""
 BREATH_S = 1.0
 """No provisional passes for so long after a result came late."""
 
@@ -158,8 +158,9 @@ class BatcherWork(BatcherEnds):
         wanted = min(stream.session.wanted_samples, most, self.queue_samples // 2)
         with self.lock:
             if stream.queued < wanted and all(order.samples is not None for order in stream.orders):
-                stream.wanted = wanted
+                stream.wanted, stream.laid = wanted, stream.queued
                 return None
+            stream.laid = 0
             if not stream.orders:
                 return None
             first = stream.orders.popleft()

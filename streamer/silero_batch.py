@@ -72,8 +72,8 @@ class SileroBatch:
             probability, hidden, cell = self._follow(features[starts[:some] + window], hidden, cell)
             since = (since + 1) % RESET_WINDOWS
             quiet = torch.where(probability < QUIET_PROBABILITY, quiet + 1, 0)
-            kept = ((since != 0) | (quiet < QUIET_WINDOWS))[:, None]
-            hidden, cell = hidden * kept, cell * kept
+            fresh = ((since == 0) & (quiet >= QUIET_WINDOWS))[:, None]
+            hidden, cell = hidden.masked_fill(fresh, 0), cell.masked_fill(fresh, 0)
             told[:some, window] = torch.cat([probability[:, None], hidden, cell], 1)
         found = told.cpu().numpy()  # the one fetch
         place = {n: row for row, n in enumerate(order)}

@@ -50,7 +50,7 @@ class StreamVoice:
         self._watch = SpeechWatch(rules, WINDOW_SAMPLES if rules.detector == "silero" else hop_samples)
         self._untold: list[float] = []  # probabilities of windows that are in no `Activity` yet
         self._letters: deque[float] = deque(maxlen=LETTER_FRAMES)  # the model's probabilities of the last frames
-        self._voices: dict[tuple[int, int], bool] = {}  # words of the segment, by their samples, that have a voice
+        self._heard_words: set[tuple[int, int]] = set()  # words of the segment, by their samples, that have a voice
         self._heard = 0  # samples
         self._every = 0  # samples from one place to the next whose memory is kept; 0: nobody will ask
         self._places: deque[tuple[int, VoiceMemory]] = deque()
@@ -62,7 +62,7 @@ class StreamVoice:
         """Other rules from now on; the detector and whether words need a voice stay as they are."""
         rules = replace(rules, detector=self.rules.detector, words_need_voice=self.rules.words_need_voice)
         self.rules = self._watch.rules = rules
-        self._voices = {}
+        self._heard_words.clear()
         self.activity = activity
 
     def deafen(self, samples: int) -> None:
@@ -95,7 +95,7 @@ class StreamVoice:
 
     def settle(self) -> None:
         """A segment ends behind the frames that were judged."""
-        self._voices = {}
+        self._heard_words.clear()
         self._settled = self._watch.memory
 
     def memory_at(self, samples: int) -> VoiceMemory:
@@ -243,12 +243,12 @@ class StreamVoice:
 
     def _voiced(self, word: Word) -> bool:
         place = word.start_samples, word.end_samples
-        if place not in self._voices:
+        if place not in self._heard_words:
             padding = self._padding
             loudest = self._log.loudest(place[0] - padding, place[1] + padding)
             if loudest <= self.rules.start_probability:
                 return False
-            self._voices[place] = True  # and stays so, whatever is heard behind it
+            self._heard_words.add(place)  # and stays so, whatever is heard behind it
         return True
 
     def _judged(self, word: Word) -> bool:
