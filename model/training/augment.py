@@ -145,20 +145,28 @@ def band_limit(wave: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
     return np.fft.irfft(np.fft.rfft(wave, size) * response, size)[: len(wave)].astype(np.float32)
 
 
-def join(waves: Sequence[np.ndarray], rng: np.random.Generator, gap_s: tuple[float, float]) -> np.ndarray:
-    """One after the other, near-silences of random length between; levels within 6 dB of each other."""
+def join(
+    waves: Sequence[np.ndarray], rng: np.random.Generator, gap_s: tuple[float, float]
+) -> tuple[np.ndarray, list[int]]:
+    """One after the other, near-silences of random length between; levels within 6 dB of each other.
+
+    Returns:
+        float32 [samples], and the sample at which each begins.
+    """
     if len(waves) == 1:
-        return waves[0]
+        return waves[0], [0]
     level = rms(waves[0])
     pieces: list[np.ndarray] = []
+    starts: list[int] = []
     for i, wave in enumerate(waves):
         if i:
             pieces.append(near_silence(int(rng.uniform(*gap_s) * RATE), rng))
+        starts.append(sum(map(len, pieces)))
         target = level * 10.0 ** (float(rng.uniform(-3.0, 3.0)) / 20.0)
         pieces.append(
             wave * np.float32(min(target / rms(wave), 0.99 / max(float(np.abs(wave).max(initial=0.0)), 1e-5)))
         )
-    return np.concatenate(pieces)
+    return np.concatenate(pieces), starts
 
 
 def augment(
@@ -170,6 +178,7 @@ def augment(
     gap_s: tuple[float, float] = (0.1, 1.0),
     most_samples_faster: float = 1.0,
     responses: Sequence[np.ndarray] = (),
+    placed: list[tuple[int, float]] | None = None,
 ) -> np.ndarray:
     """Make one training utterance from one or several recordings.
 
@@ -181,17 +190,23 @@ def augment(
         gap_s: range of the silence between joined recordings.
         most_samples_faster: the highest speed factor that the length of the text allows.
         responses: impulse responses of simulated rooms; without any, none is used.
+        placed: a list to which, for each recording, the sample at which it begins and its speed are added.
 
     Returns:
         float32 [samples] within [-1, 1].
     """
+    speeds = [1.0] * len(waves)
     if settings.speed:
         factors = 1.0 + rng.uniform(-settings.speed, settings.speed, size=len(waves))
-        waves = [change_speed(w, min(float(f), most_samples_faster)) for w, f in zip(waves, factors, strict=True)]
-    wave = join(waves, rng, gap_s)
+        speeds = [min(float(f), most_samples_faster) for f in factors]
+        waves = [change_speed(w, f) for w, f in zip(waves, speeds, strict=True)]
+    wave, starts = join(waves, rng, gap_s)
+    before = 0
     if settings.edge_s[1] > 0:
         before, after = (int(rng.uniform(*settings.edge_s) * RATE) for _ in range(2))
         wave = np.concatenate([near_silence(before, rng), wave, near_silence(after, rng)])
+    if placed is not None:
+        placed += [(before + start, speed) for start, speed in zip(starts, speeds, strict=True)]
     if responses and settings.rooms and rng.random() < settings.rooms:
         wet = convolve(wave, responses[int(rng.integers(len(responses)))])
         wave = wet * np.float32(rms(wave) / rms(wet))

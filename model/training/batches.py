@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ConfigurationError
 from .augment import RATE, augment
 from .cache import SoundCache
+from .frame_labels import NO_LABEL, FrameLabels, follow
 from .letters import encode, frames_needed
 from .manifest import Utterance
 from .rooms import draw_responses
@@ -41,6 +42,10 @@ class Batch:
     """Characters of the whole batch, of which this may be one process's part."""
     weight: float = 1.0
     """0 where the rows are another process's and only keep this one in step."""
+    frame_labels: Tensor | None = None
+    """int64 [batch, frames], `NO_LABEL` where nothing is known; None where the task has none."""
+    labelled_frames: int = 0
+    """Frames with labels in the recordings of the whole batch, each at its own speed."""
 
     @property
     def seconds(self) -> float:
@@ -58,6 +63,8 @@ class Batch:
             self.keys,
             self.characters,
             self.weight,
+            None if self.frame_labels is None else self.frame_labels.to(device, non_blocking=True),
+            self.labelled_frames,
         )
 
 
@@ -126,9 +133,11 @@ class BatchPlan:
         seed: int,
         number: int = 0,
         noises: Sequence[np.ndarray] = (),
+        frame_labels: FrameLabels | None = None,
     ) -> None:
         self.cache = cache
         self.stage = stage
+        self.frame_labels = frame_labels
         self.noises = noises
         self.responses = draw_responses(_ROOMS, seed) if stage.augment.rooms else []
         self._seed = [seed, number]
@@ -189,6 +198,10 @@ class BatchPlan:
         self._epochs[p] = (epoch, batches)
         return batches
 
+    def epoch_batches(self, p: int) -> int:
+        """Batches of the first epoch of pool `p`."""
+        return len(self._epoch(p, 0))
+
     def items(self, step: int) -> tuple[int, list[tuple[int, ...]]]:
         """Number of the pool, and the recordings joined in each row, of a step (0 is the stage's first)."""
         while step >= len(self._choices):
@@ -215,12 +228,13 @@ class BatchPlan:
         if part >= len(items):
             return None
         characters = sum(sum(len(self._utterances[i].text) + 1 for i in item) - 1 for item in items)
-        waves, texts, keys = [], [], []
+        waves, texts, keys, frames = [], [], [], []
         for row in range(part, len(items), parts):
             rng = self._rng(3, step, row)
             members = [self._utterances[i] for i in items[row]]
             recordings = [self.cache.wave(u.file) for u in members]
             text = " ".join(u.text for u in members)
+            placed: list[tuple[int, float]] = []
             wave = augment(
                 recordings,
                 self.stage.augment,
@@ -229,13 +243,29 @@ class BatchPlan:
                 gap_s=pool.gap_s,
                 most_samples_faster=_fastest(members, recordings),
                 responses=self.responses,
+                placed=placed,
             )
             if len(wave) < _SHORTEST_SAMPLES:
                 wave = np.pad(wave, (0, _SHORTEST_SAMPLES - len(wave)))
             waves.append(wave)
             texts.append(text)
             keys.append(tuple(u.file for u in members))
-        return collate(waves, texts, keys, characters)
+            if self.frame_labels is not None:
+                known = [self._known(u) for u in members]
+                frames.append(follow(known, placed, [len(r) for r in recordings], len(wave)))
+        batch = collate(waves, texts, keys, characters)
+        if self.frame_labels is not None:
+            longest = max(map(len, frames))
+            padded = [np.pad(row, (0, longest - len(row)), constant_values=NO_LABEL) for row in frames]
+            batch.frame_labels = torch.from_numpy(np.stack(padded))
+            known_lengths = [self._known(self._utterances[i]) for item in items for i in item]
+            batch.labelled_frames = sum(len(row) for row in known_lengths if row is not None)
+        return batch
+
+    def _known(self, utterance: Utterance) -> np.ndarray | None:
+        """Labels of a recording's frames at its own speed, where it has any."""
+        labels = self.frame_labels
+        return labels[utterance.file] if labels is not None and utterance.file in labels else None
 
 
 def _fastest(members: Sequence[Utterance], recordings: Sequence[np.ndarray]) -> float:

@@ -6,20 +6,18 @@ that the round before gave (Hsu et al. 2021, section II-B; Chen et al. 2021, sec
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import ConfigurationError
 from .batches import by_length
 from .cache import RATE, SoundCache
+from .frame_labels import FrameLabels
 from .mfcc import mfcc
-from .run_folder import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -64,53 +62,9 @@ def layer_features(cache: SoundCache, model: Any, layer: int, *, device: torch.d
     return compute
 
 
-class ClusterLabels:
-    """Labels by key: `labels[key]` is int64 [frames]."""
-
-    def __init__(self, clusters: int, labels: dict[str, np.ndarray]) -> None:
-        self.clusters = clusters
-        self._labels = labels
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._labels
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self._labels[key].astype(np.int64)
-
-    def save(self, path: str | Path) -> None:
-        """Write them as one npz file.
-
-        Raises:
-            CheckpointError: the folder cannot be written.
-        """
-        keys = list(self._labels)
-        values = [self._labels[key] for key in keys]
-        names = np.frombuffer(json.dumps(keys).encode(), np.uint8)
-        flat = np.concatenate(values) if values else np.zeros(0, np.uint16)
-        lengths = np.array([len(v) for v in values], np.int64)
-        write_atomically(
-            Path(path), lambda f: np.savez(f, names=names, labels=flat, lengths=lengths, clusters=self.clusters)
-        )
-
-    @classmethod
-    def load(cls, path: str | Path) -> ClusterLabels:
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: missing or damaged.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                keys = json.loads(held["names"].tobytes().decode())
-                pieces = np.split(held["labels"], np.cumsum(held["lengths"])[:-1]) if keys else []
-                return cls(int(held["clusters"]), dict(zip(keys, pieces, strict=True)))
-        except (OSError, ValueError, KeyError) as e:
-            raise CheckpointError(f"{path} holds no labels of clusters ({e}); delete it to make it again") from e
-
-
 def make_labels(
     keys: Sequence[str], features: Features, clusters: int, *, seed: int = 0, fit_frames: int = 200_000
-) -> ClusterLabels:
+) -> FrameLabels:
     """Fit k-means on frames drawn from recordings at random, then label every frame of all.
 
     Args:
@@ -148,4 +102,4 @@ def make_labels(
         for key, rows in features(keys[start : start + 1024]):
             found = means.predict(rows * scale) if len(rows) else np.zeros(0)
             labels[key] = np.asarray(found).astype(np.uint16)
-    return ClusterLabels(clusters, {key: labels[key] for key in keys})
+    return FrameLabels(clusters, {key: labels[key] for key in keys})

@@ -14,7 +14,7 @@ from . import voices_command as voices
 from .data import load_data
 from .evaluate_command import add_arguments
 from .parallel import run_together
-from .tasks import prepare, start_logging, train
+from .tasks import SPLITS, prepare, start_logging, train
 
 __all__ = ["load_data", "main", "parser"]
 
@@ -56,6 +56,15 @@ def synthesise_speech(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{manifest}\n")
 
 
+def align_phones(args: argparse.Namespace) -> None:
+    """`align`: the phone of every frame of a manifest's train and dev recordings."""
+    from .alignments import align_all
+
+    data, cache, _ = load_data(args.manifest, args.cache, splits=SPLITS)
+    align_all([u for split in data.values() for u in split], cache, workers=args.workers).save(args.out)
+    sys.stdout.write(f"{args.out}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m wavlm_live.model.training", description=__doc__)
@@ -82,9 +91,17 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--resume", action="store_true", help="continue the run in OUT if there is one")
         if task == "ctc":
             sub.add_argument("--new-head", action="store_true", help="with --start: only the encoder has to fit")
+            sub.add_argument("--frame-labels", help="labels of frames that `align` wrote, for a recipe with `frames`")
         if task == "pretrain":
             sub.add_argument("--labels", default="mfcc", help="what is clustered: mfcc, or CHECKPOINT:LAYER")
         sub.set_defaults(run=train_model, task=task)
+
+    align = commands.add_parser("align", help="find the phone of every frame, for a recipe with `frames`")
+    align.add_argument("--manifest", required=True, nargs="+", help="tables of recordings, hf:NAME of the hub")
+    align.add_argument("--out", required=True, help="file of the labels, such as runs/phones.npz")
+    align.add_argument("--cache", required=True, help="folder of the decoded sound")
+    align.add_argument("--workers", type=int, default=2)
+    align.set_defaults(run=align_phones)
 
     add_arguments(commands.add_parser("evaluate", help="measure a model of any task under streaming contexts"))
 

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from ..ctc import WavLMForCTC
 from ..errors import ConfigurationError
+from .augment import Augmentation
 from .batches import Batch, BatchPlan
 from .cache import SoundCache
 from .engine import Engine
 from .evaluate import measure
+from .frame_labels import FrameLabels
+from .frame_targets import WavLMForCTCAndFrames, frame_loss, right_frames
 from .manifest import Utterance
 from .objective import ctc_loss, divergence
 from .run_folder import RunFolder
-from .settings import Stage, TrainSettings, parse_context
+from .settings import Pool, Stage, TrainSettings, parse_context
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -36,10 +39,12 @@ class CTCTrainer(Trainer):
         noises: background recordings, float32 [samples].
         engine: how the processes work together; alone on the CPU by default.
         teacher: model to distil from where the recipe names one.
+        frame_labels: labels of frames where the recipe has `frames`.
 
     Raises:
         DeviceError: there is no such device.
-        ConfigurationError: a teacher with other tokens.
+        ConfigurationError: a teacher with other tokens, or `frames` in the recipe without labels or the other way
+            round.
     """
 
     task = "ctc"
@@ -55,7 +60,15 @@ class CTCTrainer(Trainer):
         noises: Sequence[np.ndarray] = (),
         engine: Engine | None = None,
         teacher: WavLMForCTC | None = None,
+        frame_labels: FrameLabels | None = None,
     ) -> None:
+        if (settings.frames is None) != (frame_labels is None):
+            raise ConfigurationError(
+                "labels of frames were given, and the recipe has no `frames`"
+                if frame_labels is not None
+                else "the recipe names labels of `frames`, and none were given; make them by `train align`"
+            )
+        self.frame_labels = frame_labels
         self.train_set, self.dev_set, self.cache, self.noises = train, dev, cache, noises
         super().__init__(settings, folder, engine=engine)
         vocabulary = self.model.config.vocab_size
@@ -68,14 +81,28 @@ class CTCTrainer(Trainer):
 
     def make_model(self, stage: Stage) -> nn.Module:
         """See `ModelState.make_model`."""
-        return WavLMForCTC(self.settings.config(stage))
+        config, frames = self.settings.config(stage), self.settings.frames
+        if frames is None or self.frame_labels is None:
+            return WavLMForCTC(config)
+        return WavLMForCTCAndFrames(config, self.frame_labels.classes, frames.layer)
 
     def make_plan(self, stage: Stage, number: int) -> BatchPlan:
         """See `Trainer.make_plan`."""
-        return BatchPlan(self.train_set, self.cache, stage, seed=self.settings.seed, number=number, noises=self.noises)
+        return BatchPlan(
+            self.train_set,
+            self.cache,
+            stage,
+            seed=self.settings.seed,
+            number=number,
+            noises=self.noises,
+            frame_labels=self.frame_labels,
+        )
 
     def loss(self, batch: Batch, step: int) -> Tensor:
-        """CTC loss per character of the whole batch; where the step streams, also the divergence from the teacher."""
+        """CTC loss per character of the whole batch; where the step streams, also the divergence from the teacher.
+
+        Where the recipe has `frames`, the cross-entropy of their labels comes on top.
+        """
         self.seed_step(step)
         context = self.context(step)
         frame_lengths = self.model.feature_lengths(batch.sample_lengths).to(torch.long)
@@ -84,10 +111,14 @@ class CTCTrainer(Trainer):
         with self.autocast():
             output = self.wrapped(batch.input_values, attention_mask=batch.attention_mask, context=context)
         loss = ctc_loss(output.logits, batch.labels, frame_lengths, batch.label_lengths, batch.characters)
+        frames = self.settings.frames
+        named: Tensor | float = 0.0
+        if frames is not None and batch.frame_labels is not None:
+            named = frames.weight * frame_loss(output.frame_logits, batch.frame_labels, batch.labelled_frames)
         if distill is None or taught is None:
-            return loss
+            return loss + named
         apart = divergence(output.logits, taught, frame_lengths, distill.temperature) / batch.characters
-        return (1.0 - distill.weight) * loss + distill.weight * apart
+        return (1.0 - distill.weight) * loss + distill.weight * apart + named
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Tensor:
@@ -112,4 +143,23 @@ class CTCTrainer(Trainer):
         rates = {f"{kind}_{c}": round(v[kind], 4) for kind in ("wer", "cer") for c, v in result.items()}
         # Each corpus counts alike: long sentences, far from right for long, would drown the words that are.
         rates["score"] = round(sum(v["wer"] for c, v in result.items() if c != "all") / (len(result) - 1), 4)
+        if self.frame_labels is not None and (share := self._frames_right(chosen, context)) is not None:
+            rates["frames_right"] = share
         return rates
+
+    @torch.inference_mode()
+    def _frames_right(self, utterances: Sequence[Utterance], context: Any) -> float | None:
+        """Share of the labelled frames that are named rightly; None where no frame is labelled."""
+        pool = Pool("dev", {u.corpus: 1.0 for u in utterances}, max_s=1e4)
+        stage = Stage("dev", (pool,), steps=1, augment=Augmentation(gain_db=(0.0, 0.0)))
+        plan = BatchPlan(utterances, self.cache, stage, seed=0, frame_labels=self.frame_labels)
+        right = total = 0
+        for step in range(plan.epoch_batches(0)):
+            batch = plan.batch(step)
+            assert batch is not None  # every batch has rows
+            assert batch.frame_labels is not None  # the plan has labels
+            batch = batch.to(self.device)
+            output = self.model(batch.input_values, attention_mask=batch.attention_mask, context=context)
+            some, all_of_them = right_frames(output.frame_logits, batch.frame_labels)
+            right, total = right + some, total + all_of_them
+        return round(right / total, 4) if total else None

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..processor import WavLMProcessor
 from ..tokenizer import CTCTokenizer
+from .frame_targets import without_frame_head
 from .letters import TOKENS, VOCABULARY
 from .run_folder import load_checkpoint, write_atomically
 from .settings import TrainSettings, parse_context
@@ -65,7 +66,8 @@ def load_trained(checkpoint: str | Path, *, averaged: bool = True) -> tuple[Any,
     else:
         settings = TrainSettings.from_dict(state["settings"])
         model = WavLMForCTC(settings.config(settings.stages[-1]))
-    model.load_state_dict(weights_of(state, averaged=averaged))
+    weights = weights_of(state, averaged=averaged)
+    model.load_state_dict(weights if settings.frames is None else without_frame_head(weights))
     return model.eval(), settings, task
 
 

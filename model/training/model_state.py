@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigurationError
 from .engine import Engine, like, whole
+from .frame_targets import PREFIX as FRAME_HEAD
 from .objective import is_under, parameter_groups, rate_of
 from .run_folder import Progress, plain
 from .settings import Stage, TrainSettings
@@ -104,7 +105,7 @@ class ModelState(ABC):
         wrong = [
             f"{n} {tuple(weights[n].shape) if n in weights else 'missing'}, expected {tuple(expected[n].shape)}"
             for n in (base if new_head else expected)
-            if n not in fits and n != "wavlm.masked_spec_embed"
+            if n not in fits and n != "wavlm.masked_spec_embed" and not n.startswith(FRAME_HEAD)
         ]
         wrong += [f"{n} unknown" for n in weights if n not in expected and n.startswith("wavlm.")]
         if wrong:

@@ -16,8 +16,8 @@ from ..errors import ConfigurationError
 from .augment import Augmentation, augment
 from .batches import BatchPlan
 from .cache import RATE, SoundCache
-from .cluster_labels import ClusterLabels
 from .engine import Engine
+from .frame_labels import FrameLabels
 from .manifest import HOP, Utterance, frames_of
 from .masked_prediction import WavLMForMaskedPrediction
 from .mixing import Mixing, mix_one
@@ -112,7 +112,7 @@ def mask_spans(frames: int, prob: float, length: int, rng: np.random.Generator) 
 class PretrainPlan(BatchPlan):
     """Batches of crops with the labels of their frames, mixed and masked; a function of seed, stage and step alone."""
 
-    def __init__(self, settings: PretrainSettings, labels: ClusterLabels, *args: Any, **options: Any) -> None:
+    def __init__(self, settings: PretrainSettings, labels: FrameLabels, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._settings, self._labels = settings, labels
         # What would move sound against its labels has no place here.
@@ -206,16 +206,16 @@ class PretrainTrainer(Trainer):
         folder: RunFolder,
         train: Sequence[Utterance],
         cache: SoundCache,
-        labels: ClusterLabels,
+        labels: FrameLabels,
         *,
         dev: Sequence[Utterance] = (),
         noises: Sequence[np.ndarray] = (),
         engine: Engine | None = None,
     ) -> None:
         missing = [u.file for u in (*train, *dev) if u.file not in labels]
-        if missing or labels.clusters != settings.clusters:
+        if missing or labels.classes != settings.clusters:
             raise ConfigurationError(
-                f"the labels know {labels.clusters} clusters and lack {len(missing)} recordings; the recipe has "
+                f"the labels know {labels.classes} clusters and lack {len(missing)} recordings; the recipe has "
                 f"{settings.clusters} clusters: delete the labels to make them again"
             )
         self.train_set, self.dev_set, self.cache, self.noises, self.labels = train, dev, cache, noises, labels
@@ -255,7 +255,7 @@ class PretrainTrainer(Trainer):
         stage = dataclasses.replace(self.settings.stages[0], pools=(pool,), augment=Augmentation(gain_db=(0.0, 0.0)))
         plan = PretrainPlan(settings, self.labels, self.dev_set, self.cache, stage, seed=0)
         total = right = frames = 0.0
-        for step in range(len(plan._epoch(0, 0))):
+        for step in range(plan.epoch_batches(0)):
             batch = plan.batch(step).to(self.device)
             logits = self.model(batch.input_values, batch.attention_mask, mask_time_indices=batch.masked).logits
             total += float(prediction_loss(logits, batch)) * batch.counts[0]

@@ -104,6 +104,26 @@ class Distillation:
             )
 
 
+@dataclass(frozen=True)
+class FrameTargets:
+    """Naming a label of every frame, such as the phone that is said, from a layer below the letters.
+
+    The labels come from `--frame-labels`, a file that `train align` writes. Nothing of this is exported.
+    """
+
+    layer: int
+    """Its output is read; 1 is the first layer."""
+    weight: float = 0.5
+    """Of the cross-entropy per frame, beside 1 for the CTC loss per character."""
+
+    def __post_init__(self) -> None:
+        if self.layer < 1 or not self.weight > 0:
+            raise ConfigurationError(
+                f"frames has the layer {self.layer} and the weight {self.weight}; expected a layer from 1 on and a "
+                "weight above 0"
+            )
+
+
 SCHEDULES = ("linear", "cosine", "tristage")
 
 
@@ -136,6 +156,7 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     """Compute layers twice instead of keeping what they computed: a third slower, far less memory."""
     distill: Distillation | None = None
+    frames: FrameTargets | None = None
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
@@ -177,6 +198,8 @@ class TrainSettings:
             raise ConfigurationError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if isinstance(self.distill, Mapping):
             object.__setattr__(self, "distill", _build(Distillation, self.distill, "distill"))
+        if isinstance(self.frames, Mapping):
+            object.__setattr__(self, "frames", _build(FrameTargets, self.frames, "frames"))
         if not 0 < self.layer_decay <= 1 or any(not rate >= 0 for rate in self.learning_rates.values()):
             raise ConfigurationError(
                 f"layer_decay is {self.layer_decay} and learning_rates {dict(self.learning_rates)}; expected a decay "
@@ -189,7 +212,9 @@ class TrainSettings:
         for name in self.contexts:
             parse_context(name)
         for stage in stages:
-            self.config(stage)
+            layers = self.config(stage).num_hidden_layers
+            if self.frames is not None and self.frames.layer > layers:
+                raise ConfigurationError(f"frames names layer {self.frames.layer}, the model has {layers}")
 
     @property
     def by_clock(self) -> bool:

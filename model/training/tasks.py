@@ -18,8 +18,8 @@ from .settings import TrainSettings
 
 if TYPE_CHECKING:
     from .cache import SoundCache
-    from .cluster_labels import ClusterLabels
     from .engine import Engine
+    from .frame_labels import FrameLabels
     from .manifest import Utterance
     from .run_folder import Progress
     from .trainer import Trainer
@@ -69,20 +69,21 @@ def read_settings(args: argparse.Namespace) -> TrainSettings:
 
 def cluster_labels(
     args: argparse.Namespace, settings: Any, data: dict[str, list[Utterance]], cache: SoundCache
-) -> ClusterLabels:
+) -> FrameLabels:
     """Labels of the frames for `pretrain`: read from OUT/labels.npz, made first unless they cover the data.
 
     Raises:
         ConfigurationError: `--labels` is neither "mfcc" nor CHECKPOINT:LAYER.
     """
-    from .cluster_labels import ClusterLabels, layer_features, make_labels, mfcc_features
+    from .cluster_labels import layer_features, make_labels, mfcc_features
     from .export import read_model
+    from .frame_labels import FrameLabels
 
     path = Path(args.out) / "labels.npz"
     keys = [u.file for split in data.values() for u in split]
     if path.exists():
-        labels = ClusterLabels.load(path)
-        if labels.clusters == settings.clusters and all(key in labels for key in keys):
+        labels = FrameLabels.load(path)
+        if labels.classes == settings.clusters and all(key in labels for key in keys):
             return labels
     if args.labels == "mfcc":
         features = mfcc_features(cache)
@@ -113,6 +114,7 @@ def make_trainer(args: argparse.Namespace, engine: Engine) -> tuple[Trainer, lis
     """The trainer of a command and the recordings that it learns from."""
     from .ctc import CTCTrainer
     from .export import read_model
+    from .frame_labels import FrameLabels
     from .heads import HeadSettings, HeadTrainer
     from .pretrain import PretrainSettings, PretrainTrainer
     from .run_folder import RunFolder
@@ -140,7 +142,8 @@ def make_trainer(args: argparse.Namespace, engine: Engine) -> tuple[Trainer, lis
     else:
         named = settings.distill.teacher if settings.distill else "self"
         teacher = None if named == "self" else read_model(named)
-        trainer = CTCTrainer(settings, folder, data["train"], cache, teacher=teacher, **common)
+        labels = FrameLabels.load(args.frame_labels) if args.frame_labels else None
+        trainer = CTCTrainer(settings, folder, data["train"], cache, teacher=teacher, frame_labels=labels, **common)
     if start is not None:
         trainer.start_from(start.state_dict(), new_head=args.task != "ctc" or args.new_head)
     return trainer, data["train"]

@@ -67,7 +67,8 @@ def test_telephone_keeps_the_band_alone() -> None:
 
 def test_join_keeps_order_and_gaps() -> None:
     waves = [sine(200.0, 0.2), 0.1 * sine(2000.0, 0.3)]
-    joined = a.join(waves, np.random.default_rng(0), (0.5, 0.5))
+    joined, starts = a.join(waves, np.random.default_rng(0), (0.5, 0.5))
+    assert starts == [0, int(0.7 * RATE)]
     assert len(joined) == int(1.0 * RATE)
     gap = joined[int(0.2 * RATE) : int(0.7 * RATE)]
     assert a.rms(gap) < 0.01 * a.rms(joined)

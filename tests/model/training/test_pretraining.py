@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from transformers.audio_utils import mel_filter_bank, spectrogram
 
 from wavlm_live.model.errors import CheckpointError, ConfigurationError
 from wavlm_live.model.training.cache import SoundCache
-from wavlm_live.model.training.cluster_labels import ClusterLabels, layer_features, make_labels, mfcc_features
+from wavlm_live.model.training.cluster_labels import layer_features, make_labels, mfcc_features
 from wavlm_live.model.training.commands import main
 from wavlm_live.model.training.export import load_trained
+from wavlm_live.model.training.frame_labels import FrameLabels
 from wavlm_live.model.training.manifest import Utterance
 from wavlm_live.model.training.masked_prediction import WavLMForMaskedPrediction
 from wavlm_live.model.training.mfcc import differences, mel_filters, mfcc
@@ -131,14 +133,14 @@ def test_clusters_tell_sounds_apart_and_survive_a_file(data: Data, tmp_path: Pat
     assert all(len(found) == 1 for found in names.values())  # each tone is one cluster
     assert len(set.union(*names.values())) == 4
     labels.save(tmp_path / "labels.npz")
-    again = ClusterLabels.load(tmp_path / "labels.npz")
-    assert again.clusters == 4
+    again = FrameLabels.load(tmp_path / "labels.npz")
+    assert again.classes == 4
     assert all(np.array_equal(again[key], labels[key]) for key in keys)
     with pytest.raises(ConfigurationError, match="frames were found"):
         make_labels(keys[:1], mfcc_features(data[2]), 100)
     (tmp_path / "labels.npz").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="no labels"):
-        ClusterLabels.load(tmp_path / "labels.npz")
+        FrameLabels.load(tmp_path / "labels.npz")
 
 
 def test_features_of_a_layer_are_those_of_each_recording_alone(data: Data, recipe: dict[str, Any]) -> None:
@@ -165,8 +167,10 @@ def pretraining(recipe: dict[str, Any]) -> PretrainSettings:
 def test_masks_cover_what_they_should(seed: int) -> None:
     rng = np.random.default_rng(seed)
     masks = [mask_spans(200, 0.8, 10, rng) for _ in range(200)]
-    # a share p / length of the frames are starts: a frame stays free with probability (1 - p / length)^length
-    assert np.mean(masks) == pytest.approx(1 - (1 - 16 / 191) ** 10, abs=0.02)
+    # 16 starts of 191 without replacement: a frame stays free where none of the starts that reach it is drawn
+    reaching = [min(frame, 190) - max(0, frame - 9) + 1 for frame in range(200)]
+    covered = np.mean([1 - math.comb(191 - n, 16) / math.comb(191, 16) for n in reaching])
+    assert np.mean(masks) == pytest.approx(covered, abs=0.02)
     for mask in masks:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
         assert min(edges[1::2] - edges[::2]) >= 10
@@ -209,7 +213,7 @@ def test_crops_keep_sound_and_labels_together(data: Data, pretraining: PretrainS
     """With the number of the frame as its label, the first label says where the sound must have been cut."""
     keys = [u.file for u in data[0]]
     frames = {key: (data[2].samples(key) - 400) // 320 + 1 for key in keys}
-    labels = ClusterLabels(4, {key: np.arange(count).astype(np.uint16) for key, count in frames.items()})
+    labels = FrameLabels(4, {key: np.arange(count).astype(np.uint16) for key, count in frames.items()})
     settings = dataclasses.replace(pretraining, mixing=Mixing(probability=0.0), crop_s=0.3)
     plan = PretrainPlan(settings, labels, data[0], data[2], settings.stages[0], seed=4)
     starts = set()
