@@ -73,6 +73,8 @@ class Stage:
     augment: Augmentation = field(default_factory=Augmentation)
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's configuration that the stage changes: dropouts, SpecAugment."""
+    contexts: Mapping[str, float] = field(default_factory=dict)
+    """Streaming contexts of the stage, as `TrainSettings.contexts`; empty: those of the recipe."""
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
@@ -207,10 +209,11 @@ class TrainSettings:
             )
         if any(steps is not None and not steps > 0 for steps in self.freeze.values()):
             raise ConfigurationError(f"freeze is {dict(self.freeze)}, expected numbers of steps above 0, or null")
-        if not self.contexts or any(not w > 0 for w in self.contexts.values()):
-            raise ConfigurationError("contexts must name at least one context, each with a weight above 0")
-        for name in self.contexts:
-            parse_context(name)
+        for contexts in (self.contexts, *(stage.contexts or self.contexts for stage in stages)):
+            if not contexts or any(not w > 0 for w in contexts.values()):
+                raise ConfigurationError("contexts must name at least one context, each with a weight above 0")
+            for name in contexts:
+                parse_context(name)
         for stage in stages:
             layers = self.config(stage).num_hidden_layers
             if self.frames is not None and self.frames.layer > layers:

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,9 +73,7 @@ class Trainer(ModelState):
     def __init__(self, settings: TrainSettings, folder: RunFolder, *, engine: Engine | None = None) -> None:
         self.folder = folder
         self.measured: dict[str, float] = {}
-        self.contexts = [parse_context(name) for name in settings.contexts]
-        weights = np.array(list(settings.contexts.values()), dtype=float)
-        self._context_weights = weights / weights.sum()
+        self._take_contexts(settings.contexts, settings.stages[0])
         self._asked_to_stop = self._stop = False
         self._clock = time.monotonic()
         super().__init__(settings, engine or Engine())
@@ -92,6 +91,13 @@ class Trainer(ModelState):
     @abstractmethod
     def measure(self) -> dict[str, float]:
         """Figures of the averaged weights on the dev set, `self.model` in evaluation mode; `score` decides (lower)."""
+
+    def _take_contexts(self, usual: Mapping[str, float], stage: Stage) -> None:
+        """Draw from the contexts of a stage, or from the recipe's where it names none."""
+        contexts = stage.contexts or usual
+        self.contexts = [parse_context(name) for name in contexts]
+        weights = np.array(list(contexts.values()), dtype=float)
+        self._context_weights = weights / weights.sum()
 
     # One step ---------------------------------------------------------------------------------------------
 
@@ -212,6 +218,7 @@ class Trainer(ModelState):
     def _run_stage(self, last_step: float) -> None:
         settings, p = self.settings, self.progress
         stage = settings.stages[p.stage]
+        self._take_contexts(settings.contexts, stage)
         log.info("stage %d, %s, from step %d", p.stage + 1, stage.name, p.step)
         plan = self.make_plan(stage, p.stage)
         make = OwnRows(plan, self.engine.rank, self.engine.size)

@@ -24,10 +24,11 @@ from wavlm_live.model.training.manifest import Utterance
 from wavlm_live.model.training.objective import ctc_loss
 from wavlm_live.model.training.parallel import run_together
 from wavlm_live.model.training.run_folder import BEST, LAST, RunFolder, load_checkpoint
-from wavlm_live.model.training.settings import RECIPES, TrainSettings
+from wavlm_live.model.training.settings import RECIPES, TrainSettings, parse_context
 from wavlm_live.model.training.tasks import settings_kind
 
 Data = tuple[list[Utterance], list[Utterance], SoundCache]
+STAGE: dict[str, Any] = {"name": "x", "steps": 1, "pools": [{"name": "p", "corpora": {"a": 1}}]}
 
 
 def trainer(settings: TrainSettings, folder: Path, data: Data, **options: Any) -> CTCTrainer:
@@ -233,6 +234,27 @@ def test_contexts_are_drawn_with_their_weights(tmp_path: Path, data: Data, recip
     assert sum(c is None for c in drawn) / 400 == pytest.approx(0.25, abs=0.08)
 
 
+def test_a_stage_may_name_its_own_contexts(
+    tmp_path: Path, data: Data, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe["stages"][1]["contexts"] = {"20,2,0": 1.0}
+    seen: list[tuple[int, Any]] = []
+    loss = CTCTrainer.loss
+
+    def watched(run: CTCTrainer, batch: Any, step: int) -> torch.Tensor:
+        seen.append((run.progress.stage, run.context(step)))
+        return loss(run, batch, step)
+
+    monkeypatch.setattr(CTCTrainer, "loss", watched)
+    settings = TrainSettings.from_dict(recipe)
+    trainer(settings, tmp_path / "run", data).run(most_steps=6)
+    trainer(settings, tmp_path / "run", data).run(resume=True)  # within the second stage
+    usual = [parse_context(name) for name in settings.contexts]
+    assert [stage for stage, _ in seen] == [0] * 4 + [1] * 4
+    assert all(context in usual for stage, context in seen if stage == 0)
+    assert all(context == parse_context("20,2,0") for stage, context in seen if stage == 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -240,6 +262,8 @@ def test_contexts_are_drawn_with_their_weights(tmp_path: Path, data: Data, recip
         ({"stages": []}, "no stage"),
         ({"contexts": {"wide": 1}}, "wide"),
         ({"contexts": {}}, "contexts"),
+        ({"stages": [{**STAGE, "contexts": {"full": 0}}]}, "weight above 0"),
+        ({"stages": [{**STAGE, "contexts": {"far": 1}}]}, "far"),
         ({"learning": 1}, "unknown key 'learning'"),
         ({"stages": [{"name": "x", "pools": [{"name": "p", "corpora": {"a": 1}}]}]}, "minutes or in steps"),
         ({"stages": [{"name": "x", "steps": 1, "pools": []}]}, "no pool"),
