@@ -14,7 +14,7 @@ from .augment import RATE, augment
 from .cache import SoundCache
 from .frame_labels import NO_LABEL, FrameLabels, follow
 from .letters import encode, frames_needed
-from .manifest import Utterance
+from .manifest import Utterance, frames_of
 from .rooms import draw_responses
 from .settings import Pool, Stage
 
@@ -69,11 +69,16 @@ class Batch:
 
 
 def collate(
-    waves: Sequence[np.ndarray], texts: Sequence[str], keys: list[tuple[str, ...]], characters: int | None = None
+    waves: Sequence[np.ndarray],
+    texts: Sequence[str],
+    keys: list[tuple[str, ...]],
+    characters: int | None = None,
+    *,
+    multiple: int = 1,
 ) -> Batch:
-    """Pad waveforms (float32 [samples]) and normalised texts to a batch."""
+    """Pad waveforms (float32 [samples]) and normalised texts to a batch, to a `multiple` of samples."""
     lengths = [len(wave) for wave in waves]
-    inputs = np.zeros((len(waves), max(lengths)), np.float32)
+    inputs = np.zeros((len(waves), -(-max(lengths) // multiple) * multiple), np.float32)
     for row, wave in zip(inputs, waves, strict=True):
         row[: len(wave)] = wave
     tokens = [encode(text) for text in texts]
@@ -253,9 +258,10 @@ class BatchPlan:
             if self.frame_labels is not None:
                 known = [self._known(u) for u in members]
                 frames.append(follow(known, placed, [len(r) for r in recordings], len(wave)))
-        batch = collate(waves, texts, keys, characters)
+        multiple = max(1, round(self.stage.pad_s * RATE))
+        batch = collate(waves, texts, keys, characters, multiple=multiple)
         if self.frame_labels is not None:
-            longest = max(map(len, frames))
+            longest = frames_of(batch.input_values.shape[1])
             padded = [np.pad(row, (0, longest - len(row)), constant_values=NO_LABEL) for row in frames]
             batch.frame_labels = torch.from_numpy(np.stack(padded))
             known_lengths = [self._known(self._utterances[i]) for item in items for i in item]

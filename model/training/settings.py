@@ -70,6 +70,9 @@ class Stage:
     batch_s: float = 60.0
     """Seconds of sound in a batch, padding included."""
     most_clips: int = 64
+    pad_s: float = 0.0
+    """Batches are padded to multiples of this; 0: to the longest row. A CPU's library compiles its kernels for every new
+    shape, so few of them are faster."""
     augment: Augmentation = field(default_factory=Augmentation)
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's configuration that the stage changes: dropouts, SpecAugment."""
@@ -79,6 +82,8 @@ class Stage:
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
             raise ConfigurationError(f"stage {self.name!r}: give its length either in minutes or in steps")
+        if not self.pad_s >= 0:
+            raise ConfigurationError(f"stage {self.name!r}: pad_s is {self.pad_s!r}, expected seconds from 0 on")
         pools = tuple(p if isinstance(p, Pool) else _build(Pool, p, f"stage {self.name!r}") for p in self.pools)
         if not pools:
             raise ConfigurationError(f"stage {self.name!r} has no pool")

@@ -161,6 +161,24 @@ def test_collate_pads_and_masks() -> None:
     assert batch.seconds == pytest.approx(800 / 16000)
 
 
+def test_batches_padded_to_few_lengths_hold_the_same(data: Data, settings: TrainSettings) -> None:
+    stage = settings.stages[1]
+    exact, padded = (
+        BatchPlan(data[0], data[2], s, seed=1, noises=NOISE) for s in (stage, dataclasses.replace(stage, pad_s=0.25))
+    )
+    for step in range(8):
+        one, other = whole(exact, step), whole(padded, step)
+        width = one.input_values.shape[1]
+        assert other.input_values.shape[1] == -(-width // 4000) * 4000
+        assert not other.input_values[:, width:].any()
+        assert not other.attention_mask[:, width:].any()
+        assert torch.equal(other.input_values[:, :width], one.input_values)
+        assert torch.equal(other.sample_lengths, one.sample_lengths)
+        assert torch.equal(other.labels, one.labels)
+    with pytest.raises(ConfigurationError, match="pad_s is -1"):
+        dataclasses.replace(stage, pad_s=-1)
+
+
 def test_processes_make_the_batches_of_a_thread(data: Data, settings: TrainSettings) -> None:
     plan = BatchPlan(data[0], data[2], settings.stages[0], seed=1, noises=NOISE)
     ahead: WorkerPrefetcher[Batch] = WorkerPrefetcher(OwnRows(plan, 0, 1), 2, 3, 2)
