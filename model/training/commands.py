@@ -6,10 +6,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from ..errors import WavLMLiveError
+from ..errors import OutputError, WavLMLiveError
 from . import voices_command as voices
 from .data import load_data
 from .evaluate_command import add_arguments
@@ -60,6 +61,10 @@ def align_phones(args: argparse.Namespace) -> None:
     """`align`: the phone of every frame of a manifest's train and dev recordings."""
     from .alignments import align_all
 
+    try:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    except OSError as e:
+        raise OutputError(f"cannot make the folder of {args.out}: {e.strerror}; name another place") from e
     data, cache, _ = load_data(args.manifest, args.cache, splits=SPLITS)
     align_all([u for split in data.values() for u in split], cache, workers=args.workers).save(args.out)
     sys.stdout.write(f"{args.out}\n")

@@ -71,8 +71,8 @@ class Stage:
     """Seconds of sound in a batch, padding included."""
     most_clips: int = 64
     pad_s: float = 0.0
-    """Batches are padded to multiples of this; 0: to the longest row. A CPU's library compiles its kernels for every new
-    shape, so few of them are faster."""
+    """Batches are padded to multiples of this; 0: to the longest row. A CPU's library compiles its kernels anew for
+    every shape, so few of them are faster."""
     augment: Augmentation = field(default_factory=Augmentation)
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the model's configuration that the stage changes: dropouts, SpecAugment."""

@@ -242,5 +242,11 @@ def test_what_cannot_be_aligned_is_counted(tmp_path: Path, caplog: pytest.LogCap
     assert "digit_four.flac" not in labels
     assert "1 recordings have no alignment: a word is not in the dictionary" in caplog.text
     assert labels.classes == len(PHONES) == 40
+    out = tmp_path / "new folder" / "phones.npz"
+    assert main(["align", "--manifest", str(manifest), "--cache", str(tmp_path / "cache"), "--out", str(out)]) == 0
+    in_a_file = ["--out", str(manifest / "phones.npz")]
+    assert main(["align", "--manifest", str(manifest), "--cache", str(tmp_path / "cache"), *in_a_file]) == 1
+    assert "cannot make the folder" in caplog.text
+    assert np.array_equal(FrameLabels.load(out)["command_left.flac"], labels["command_left.flac"])
     with pytest.raises(ConfigurationError, match="no recording could be aligned"):
         align_all([u for u in utterances if u.text == "xyzzyq"], cache, workers=1)
