@@ -1,7 +1,7 @@
 """The tables of README and docs, made from what the benchmarks wrote.
 
 python benchmarks/tables.py            print them
-python benchmarks/tables.py --write    put them into README.md and docs/*.md, between their markers
+python benchmarks/tables.py --write    put them into README.md, docs/*.md and the model card, between their markers
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tables_of_server import TABLES as OF_SERVER
 from tables_of_server import grid
 
 HERE = Path(__file__).resolve().parent
-PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
+CARD = HERE.parent / "model" / "bundled" / "english" / "README.md"
+PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")), CARD]
 
 
 def source(result: dict[str, Any]) -> str:

@@ -321,7 +321,7 @@ def test_a_wish_for_kernels_that_is_not_understood(command, audio_folder, monkey
 
 def test_train_passes_its_options_on(command):
     shown = command("train", "--help").out
-    for name in ("ctc", "pretrain", "heads", "evaluate", "export", "synthesize"):
+    for name in ("ctc", "pretrain", "heads", "evaluate", "export", "align", "synthesize"):
         assert name in shown
     assert "--through" in command("evaluate", "--help").out
     assert command("train", "ctc").code == 2
