@@ -157,8 +157,8 @@ class CTCTrainer(Trainer):
         for step in range(plan.epoch_batches(0)):
             batch = plan.batch(step)
             assert batch is not None  # every batch has rows
-            assert batch.frame_labels is not None  # the plan has labels
             batch = batch.to(self.device)
+            assert batch.frame_labels is not None  # the plan has labels
             output = self.model(batch.input_values, attention_mask=batch.attention_mask, context=context)
             some, all_of_them = right_frames(output.frame_logits, batch.frame_labels)
             right, total = right + some, total + all_of_them
