@@ -1,11 +1,12 @@
 """Which phone is said in every frame: transcripts aligned to their sound by pocketsphinx and its own dictionary.
 
-The 39 phones of the CMU dictionary and silence. A network that names them beside its letters learns where in the
-sound things are said long before CTC finds out, which on a few hours of speech is most of what it has to learn.
+The 39 phones of the CMU dictionary and silence. A network that names them beside its letters is told where in the
+sound things are said, which CTC has to find out.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 from collections import Counter
@@ -115,9 +116,15 @@ def labels_of(pieces: Sequence[Piece], frames: int, ahead_samples: int = 0) -> n
     return result
 
 
+@functools.cache
+def _aligner() -> Aligner:
+    """The aligner of this process: its model is loaded once."""
+    return Aligner()
+
+
 def _align_some(folder: str, part: list[tuple[str, str]]) -> list[tuple[str, np.ndarray | str]]:
     """Labels, or why there are none, of some recordings of a cache; in a process of its own."""
-    cache, aligner = SoundCache(folder), Aligner()
+    cache, aligner = SoundCache(folder), _aligner()
     results: list[tuple[str, np.ndarray | str]] = []
     for key, text in part:
         if unknown := aligner.unknown(text):

@@ -264,8 +264,8 @@ class BatchPlan:
             longest = frames_of(batch.input_values.shape[1])
             padded = [np.pad(row, (0, longest - len(row)), constant_values=NO_LABEL) for row in frames]
             batch.frame_labels = torch.from_numpy(np.stack(padded))
-            known_lengths = [self._known(self._utterances[i]) for item in items for i in item]
-            batch.labelled_frames = sum(len(row) for row in known_lengths if row is not None)
+            files = (self._utterances[i].file for item in items for i in item)
+            batch.labelled_frames = sum(map(self.frame_labels.frames, files))
         return batch
 
     def _known(self, utterance: Utterance) -> np.ndarray | None:

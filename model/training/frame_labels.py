@@ -34,6 +34,10 @@ class FrameLabels:
     def __len__(self) -> int:
         return len(self._labels)
 
+    def frames(self, key: str) -> int:
+        """How many frames of a recording have labels: all of it, or none."""
+        return len(self._labels[key]) if key in self._labels else 0
+
     def __getitem__(self, key: str) -> np.ndarray:
         return self._labels[key].astype(np.int64)
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import WavLMConfig
-from ..context import StreamingContext
 from ..ctc import WavLMForCTC
 from ..outputs import HeadOutput
 from .frame_labels import NO_LABEL
@@ -42,18 +41,9 @@ class WavLMForCTCAndFrames(WavLMForCTC):
         self.layer = layer
         self.frame_head = nn.Sequential(nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, classes))
 
-    def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        context: StreamingContext | None = None,
-        **options: Any,
-    ) -> FramesOutput:
-        """Logits of letters, as `WavLMForCTC.forward`, and those of the frames' labels."""
-        options["output_hidden_states"] = True
-        output = super().forward(input_values, attention_mask, labels, context=context, **options)
+    def forward(self, *inputs: Any, **options: Any) -> FramesOutput:
+        """Logits of letters, and those of the frames' labels; arguments as `WavLMForCTC.forward`."""
+        output = super().forward(*inputs, **options | {"output_hidden_states": True})
         assert output.hidden_states is not None  # asked for above
         logits = self.frame_head(output.hidden_states[self.layer])
         return FramesOutput(output.logits, output.loss, frame_logits=logits)
@@ -67,19 +57,14 @@ def frame_loss(logits: Tensor, labels: Tensor, labelled_frames: int) -> Tensor:
         labels: int64 [batch, frames], `NO_LABEL` where there is none.
         labelled_frames: of the whole batch, of which this may be one process's part.
     """
-    frames = min(logits.shape[1], labels.shape[1])
-    total = F.cross_entropy(
-        logits[:, :frames].float().flatten(0, 1), labels[:, :frames].flatten(), ignore_index=NO_LABEL, reduction="sum"
-    )
+    total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, reduction="sum")
     return total / max(1, labelled_frames)
 
 
 def right_frames(logits: Tensor, labels: Tensor) -> tuple[int, int]:
     """Labelled frames whose label is the likeliest one, and all that are labelled."""
-    frames = min(logits.shape[1], labels.shape[1])
-    wanted = labels[:, :frames]
-    right = (logits[:, :frames].argmax(-1) == wanted) & (wanted != NO_LABEL)
-    return int(right.sum()), int((wanted != NO_LABEL).sum())
+    labelled = labels != NO_LABEL
+    return int(((logits.argmax(-1) == labels) & labelled).sum()), int(labelled.sum())
 
 
 def without_frame_head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

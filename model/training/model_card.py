@@ -37,6 +37,11 @@ def figures_table(figures: Mapping[str, float]) -> str:
     return "\n".join(lines + [f"| {name} | {value:.4g} |" for name, value in figures.items()])
 
 
+def contexts_text(contexts: Mapping[str, float]) -> str:
+    """Streaming contexts and their shares in a line."""
+    return ", ".join(f"`{name}` {share:g}" for name, share in contexts.items())
+
+
 def card_text(trainer: Trainer, train: Sequence[Utterance]) -> str:
     """The card of a run, with front matter as model hubs read it."""
     settings, progress = trainer.settings, trainer.progress
@@ -50,6 +55,9 @@ def card_text(trainer: Trainer, train: Sequence[Utterance]) -> str:
         + figures_table(trainer.measured)
         if trainer.measured
         else "Nothing was measured in this run: it had no dev split, or was stopped before the first measurement."
+    )
+    stages = "".join(
+        f" In the stage {stage.name!r}: {contexts_text(stage.contexts)}." for stage in settings.stages if stage.contexts
     )
     front = f"---\nlicense: {settings.licence}\n" if settings.licence else "---\n"
     return f"""{front}library_name: wavlm-live
@@ -77,7 +85,7 @@ Name the source and the licence of each corpus here before you publish the weigh
 ## Contexts
 
 Trained under these streaming contexts ("left,chunk,right" in frames of 20 ms) with their shares of the steps:
-{", ".join(f"`{name}` {share:g}" for name, share in settings.contexts.items())}.
+{contexts_text(settings.contexts)}.{stages}
 
 ## Recipe
 

@@ -21,6 +21,7 @@ from wavlm_live.model.training.commands import main
 from wavlm_live.model.training.ctc import CTCTrainer
 from wavlm_live.model.training.engine import Engine
 from wavlm_live.model.training.manifest import Utterance
+from wavlm_live.model.training.model_card import card_text
 from wavlm_live.model.training.objective import ctc_loss
 from wavlm_live.model.training.parallel import run_together
 from wavlm_live.model.training.run_folder import BEST, LAST, RunFolder, load_checkpoint
@@ -248,7 +249,9 @@ def test_a_stage_may_name_its_own_contexts(
     monkeypatch.setattr(CTCTrainer, "loss", watched)
     settings = TrainSettings.from_dict(recipe)
     trainer(settings, tmp_path / "run", data).run(most_steps=6)
-    trainer(settings, tmp_path / "run", data).run(resume=True)  # within the second stage
+    ended = trainer(settings, tmp_path / "run", data)
+    ended.run(resume=True)  # within the second stage
+    assert "In the stage 'two': `20,2,0` 1." in card_text(ended, data[0])
     usual = [parse_context(name) for name in settings.contexts]
     assert [stage for stage, _ in seen] == [0] * 4 + [1] * 4
     assert all(context in usual for stage, context in seen if stage == 0)

@@ -69,16 +69,16 @@ def test_labels_follow_joined_recordings(seed: int) -> None:
     placed: list[tuple[int, float]] = []
     wave = augment(tones, Augmentation(gain_db=(0.0, 0.0), speed=0.1), rng, gap_s=(0.1, 0.4), placed=placed)
     found = follow(known, placed, [len(t) for t in tones], len(wave))
-    for label, start in zip(found, np.arange(len(found)) * 320 + 120, strict=True):
-        middle = wave[start : start + 160]
-        if np.abs(middle).min(initial=1.0) == 0 and np.abs(middle[:20]).max() < 0.01:
-            continue  # on an edge
-        level = np.sqrt(np.mean(middle**2))
-        if level < 0.01:
+    checked = 0
+    for label, start in zip(found, np.arange(len(found)) * 320, strict=True):
+        parts = np.sqrt(np.mean(wave[start : start + 400].reshape(5, 80) ** 2, axis=1))
+        if (parts < 0.01).all():
             assert label == NO_LABEL
-        elif label != NO_LABEL:
-            spectrum = np.abs(np.fft.rfft(middle, 1600))
-            assert round(spectrum.argmax() * 10 / 500) - 1 == label
+        elif (parts > 0.1).all():  # a tone sounds from the frame's first sample to its last
+            spectrum = np.abs(np.fft.rfft(wave[start : start + 400], 1600))
+            assert label == round(spectrum.argmax() * 10 / 500) - 1
+            checked += 1
+    assert checked > 0.5 * len(found)
     assert {int(x) for x in found} == {NO_LABEL, 0, 1, 2}
     unknown = follow([known[0], None, known[2]], placed, [len(t) for t in tones], len(wave))
     assert {int(x) for x in unknown} == {NO_LABEL, 0, 2}
