@@ -55,7 +55,6 @@ class Aligner:
             from pocketsphinx import Decoder
         except ImportError as e:
             raise ConfigurationError("pocketsphinx aligns and is not installed: pip install 'wavlm-live[align]'") from e
-        # The mean of a whole recording, not of those before it: the same whatever the order.
         self._decoders: list[Any] = [Decoder(lm=None, loglevel="FATAL", cmn="batch", **beams) for beams in _BEAMS]
 
     def unknown(self, text: str) -> list[str]:
@@ -86,6 +85,8 @@ class Aligner:
 
     @staticmethod
     def _pieces(decoder: Any, sound: np.ndarray, text: str) -> list[Piece]:
+        # nothing is left of the recordings before: labels are the same whatever the order
+        decoder.reinit_feat()
         decoder.set_align_text(text)
         for again in (False, True):  # words first, then phones within them
             if again:

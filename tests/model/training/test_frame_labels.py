@@ -226,6 +226,21 @@ def test_the_aligner_finds_words_where_they_are(spoken: tuple[np.ndarray, list[t
         assert any(p == phone and a <= frame * 320 + 200 < b for p, frame in said)
 
 
+def test_an_alignment_does_not_depend_on_what_was_aligned_before() -> None:
+    texts = json.loads((AUDIO / "transcripts.json").read_text())
+    names = [name for name in texts if name.startswith("sentence_")]
+    sounds = {name: soundfile.read(AUDIO / name, dtype="int16")[0] for name in names}
+
+    def labels(order: list[str]) -> dict[str, list[int] | None]:
+        aligner = Aligner()
+        found = {name: aligner.align(sounds[name], texts[name]) for name in order}
+        return {name: None if row is None else row.tolist() for name, row in found.items()}
+
+    there = labels(names)
+    assert sum(row is not None for row in there.values()) > 1
+    assert labels(names[::-1]) == there
+
+
 def test_what_cannot_be_aligned_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = ["file\ttext"]
     for name, text in (("command_left", "left"), ("digit_four", "xyzzyq"), ("command_stop", "stop")):
