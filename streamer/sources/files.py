@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,9 @@ _SCALES = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31}
 class FileSource(AudioSource):
     """A recording: WAV of any width, FLAC, MP3, M4A, Ogg with Opus or Vorbis, WebM, video with sound, ...
 
-    It can be iterated once. A file whose end is missing or that is damaged inside gives what can be decoded,
-    with a sentence in `problems`; stretches lost inside become silence, so that later times stay right.
+    It can be iterated once, and closed from another thread, which ends the iteration. A file whose end is missing
+    or that is damaged inside gives what can be decoded, with a sentence in `problems`; stretches lost inside become
+    silence, so that later times stay right.
 
     Args:
         path: of the file.
@@ -62,8 +64,13 @@ class FileSource(AudioSource):
         self._notes: list[str] = []
         self._damaged_packets = 0
         self._started = False
+        # FFmpeg frees what it reads from when it closes: a packet that another thread reads is waited for.
+        self._reading = threading.Lock()
         _check_readable(self.path, self.name)
-        self._container, self._stream = _open(self.path, self.name)
+        container, self._stream = _open(self.path, self.name)
+        self._container: av.container.InputContainer | None = container
+        # Where the presentation begins: sound that starts later than the picture begins with silence.
+        self._origin_s = (container.start_time or 0) / 1_000_000
         self.rate = self._stream.rate or 0
         self.channels = self._stream.channels
         if self.channels:
@@ -94,9 +101,10 @@ class FileSource(AudioSource):
         return in_blocks(self._resampled(), self._block_samples)
 
     def close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        with self._reading:
+            if self._container is not None:
+                self._container.close()
+                self._container = None
 
     def _stated_length(self) -> float | None:
         """Seconds that the file itself promises, None where FFmpeg only guesses; sets `duration_s`."""
@@ -128,18 +136,15 @@ class FileSource(AudioSource):
                     yield resampler.finish()  # chained streams may change their rate
                 resampler = StreamResampler(rate)
             yield resampler.feed(samples)
+        if self._container is None:
+            return  # closed on the way: what was read is no measure of the recording
         if resampler is not None:
             yield resampler.finish()
         self._intake.check()
 
     def _decoded(self) -> Iterator[tuple[np.ndarray, int]]:
         """Mono pieces at the recording's own rate, gaps filled, and that rate."""
-        container = self._container
-        if container is None:
-            return  # closed between asking for the iterator and the first block
-        # Where the presentation begins: sound that starts later than the picture begins with silence.
-        origin_s = (container.start_time or 0) / 1_000_000
-        passed_s = 0.0
+        origin_s, passed_s = self._origin_s, 0.0
         for frame in self._frames():
             rate = frame.sample_rate
             gap_s = (frame.time - origin_s - passed_s) if frame.time is not None else 0.0
@@ -154,35 +159,45 @@ class FileSource(AudioSource):
                 passed_s += gap_s
             yield self._intake.mono(_channels(frame, self.name)), rate
             passed_s += frame.samples / rate
-        self._note_missing_end(passed_s)
+        if self._container is not None:
+            self._note_missing_end(passed_s)
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         """Decoded frames in order; packets that cannot be decoded are counted and left out."""
         for packet in self._packets():
-            try:
-                frames = packet.decode()
-            except (FFmpegError, OSError):
-                self._damaged_packets += 1
-                continue
+            with self._reading:
+                if self._container is None:
+                    return
+                try:
+                    frames = packet.decode()
+                except (FFmpegError, OSError):
+                    self._damaged_packets += 1
+                    continue
             yield from frames
 
     def _packets(self) -> Iterator[av.Packet]:
         """Encoded packets of the audio track; where they stop making sense, the next that do are sought."""
         failures = 0
-        while self._container is not None:
-            try:
-                for packet in self._container.demux(self._stream):
-                    failures = 0
-                    yield packet
-                    if self._container is None:
-                        return
-                return
-            except (FFmpegError, OSError) as error:
-                failures += 1
-                self._damaged_packets += failures == 1
-                if failures == _MOST_FAILURES:
-                    self._notes.append(f"{self.name} cannot be read on: {_reason(error)}")
+        packets: Iterator[av.Packet] | None = None
+        while True:
+            with self._reading:
+                if self._container is None:
                     return
+                try:
+                    packets = packets or self._container.demux(self._stream)
+                    packet = next(packets, None)
+                except (FFmpegError, OSError) as error:
+                    packets = None  # it ended with its error: another goes on behind the place
+                    failures += 1
+                    self._damaged_packets += failures == 1
+                    if failures == _MOST_FAILURES:
+                        self._notes.append(f"{self.name} cannot be read on: {_reason(error)}")
+                        return
+                    continue
+            if packet is None:
+                return
+            failures = 0
+            yield packet
 
     def _note_missing_end(self, decoded_s: float) -> None:
         try:
@@ -216,7 +231,7 @@ def _check_readable(path: Path, name: str) -> None:
         raise AudioError(f"{name} is empty: 0 bytes")
 
 
-def _open(path: Path, name: str) -> tuple[av.container.InputContainer | None, av.AudioStream]:
+def _open(path: Path, name: str) -> tuple[av.container.InputContainer, av.AudioStream]:
     """Opens a file for decoding.
 
     The prefix keeps a name with a colon from being taken for a protocol.

@@ -114,9 +114,9 @@ class PcmSource(AudioSource):
 
     def _read(self) -> bytes:
         """Bytes as they come; empty at the end, or once the source was closed."""
-        while self._stream is not None:
+        while (stream := self._stream) is not None:
             # read1 gives what is there instead of waiting for a full block.
-            read = getattr(self._stream, "read1", self._stream.read)
+            read = getattr(stream, "read1", stream.read)
             try:
                 data = read(self._block_bytes)
             except (OSError, ValueError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +75,41 @@ def test_one_pass_and_closing() -> None:
     list(blocks)
     with pytest.raises(ConfigurationError, match="block_samples"):
         FileSource(RECORDING, block_samples=0)
+
+
+CLOSED_WHILE_READ = """
+import sys, threading, time
+from wavlm_live.streamer.sources import FileSource
+
+for trial in range(200):
+    source = FileSource(sys.argv[1], block_samples=400)
+    began = threading.Event()
+    ended = []
+
+    def read():
+        for _ in source:
+            began.set()
+        ended.append(source.problems)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    began.wait(10)
+    time.sleep(trial * 2e-5)
+    source.close()
+    reader.join(10)
+    assert ended == [()], f"trial {trial}: {ended}"
+"""
+
+
+@pytest.mark.parametrize("kind", ["flac", "wav", "opus"])
+def test_closed_while_another_thread_reads(kind: str, tmp_path: Path) -> None:
+    """A client's thread may wait for the next block when the server refuses and the recording is closed. In a process
+    of its own: what FFmpeg reads from memory it has freed ends the process.
+    """
+    recording = RECORDING
+    if kind != "opus":
+        recording = tmp_path / f"noise.{kind}"
+        noise = np.random.default_rng(0).standard_normal(120 * 16_000).astype(np.float32) * 0.1
+        soundfile.write(recording, noise, 16_000)
+    ran = subprocess.run([sys.executable, "-c", CLOSED_WHILE_READ, recording], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
