@@ -138,13 +138,13 @@ def aot_inductor(model: WavLMModel, dtype: torch.dtype) -> Way:
     changed = of_type(model, dtype)
     arguments = inputs(changed, dtype)
     exported = torch.export.export(Step(changed), arguments)
-    folder = tempfile.mkdtemp()
-    package = torch._inductor.aoti_compile_and_package(
-        exported,
-        package_path=str(Path(folder) / "step.pt2"),
-        inductor_configs={"freezing": True, "max_autotune": True},
-    )
-    loaded = torch._inductor.aoti_load_package(package)
+    with tempfile.TemporaryDirectory() as folder:
+        package = torch._inductor.aoti_compile_and_package(
+            exported,
+            package_path=str(Path(folder) / "step.pt2"),
+            inductor_configs={"freezing": True, "max_autotune": True},
+        )
+        loaded = torch._inductor.aoti_load_package(package)
     return Way(lambda: loaded(*arguments), rings=arguments[4:6])
 
 

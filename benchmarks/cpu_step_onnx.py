@@ -49,7 +49,7 @@ def onnx_sides(
     model: WavLMModel, inputs: Inputs, left: int, committed: int
 ) -> dict[str, Callable[[], Callable[[], Tensor]]]:
     """How to build each; onnx, onnxscript and onnxruntime are imported when one is built."""
-    folder = Path(tempfile.mkdtemp())
+    folder = tempfile.TemporaryDirectory()  # goes when what is returned goes
     made: dict[str, Path] = {}
 
     def arguments() -> tuple[Tensor, ...]:
@@ -62,7 +62,7 @@ def onnx_sides(
 
     def exported() -> Path:
         if "float32" not in made:
-            path = folder / "step.onnx"
+            path = Path(folder.name) / "step.onnx"
             torch.onnx.export(PlainStep(model), arguments(), str(path), dynamo=True, verbose=False)
             made["float32"] = path
         return made["float32"]
@@ -80,7 +80,7 @@ def onnx_sides(
     def int8() -> Callable[[], Tensor]:
         from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
-        path = folder / "int8.onnx"
+        path = Path(folder.name) / "int8.onnx"
         quantize_dynamic(
             str(exported()), str(path), op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
         )

@@ -8,7 +8,11 @@
 # digest of the weights, so a step that is repeated costs little. decoding.json beside the weights is written first: the
 # numbers of decoding are chosen on dev, and all figures are of test. Times are of one core of an AMD EPYC.
 set -euo pipefail
-speech=$1 noise=$2 cache=${3:-$(mktemp -d)}
+speech=$1 noise=$2 cache=${3:-}
+if [ -z "$cache" ]; then
+    cache=$(mktemp -d)
+    trap 'rm -rf "$cache"' EXIT
+fi
 here=$(dirname "$0")
 python=${PYTHON:-python}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
