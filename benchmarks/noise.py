@@ -37,6 +37,7 @@ LEVELS_DB = (-50.0, -15.0)
 DECODING = {
     "greedy": DecodingSettings(),
     "beam": DecodingSettings("beam"),
+    "beam + LM": DecodingSettings("beam", lm_path="english"),
 }
 
 

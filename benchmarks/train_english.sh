@@ -4,7 +4,9 @@
 #     bash benchmarks/train_english.sh SPEECH_FOLDER SENTENCES_FILE OUT_FOLDER [RECIPE] [MINUTES] [DEVICE]
 #     bash benchmarks/train_english.sh speech - out bundled_gpu_short 8     # ten minutes of a GPU, real speech alone
 #
-# SENTENCES_FILE "-": no synthetic speech (a recipe that names none). START=MODEL goes on from a model's weights instead of
+# SENTENCES_FILE "-": no synthetic speech (a recipe that names none). The phones of the real recordings' frames, which both
+# recipes learn beside the letters, are found by pocketsphinx first (`pip install 'wavlm-live[align]'`); LABELS=FILE names
+# labels that are there, LABELS=- is for a recipe without `frames`. START=MODEL goes on from a model's weights instead of
 # from nothing. EVALUATE=0 leaves the figures of the test split for later; the last lines of the script make them.
 # Started again it goes on: what is there is not made again, training resumes from its last checkpoint.
 set -euo pipefail
@@ -19,9 +21,15 @@ if [ "$sentences" != - ]; then
     manifests+=("$out/synthetic/utterances.tsv")
 fi
 
+labels=()
+if [ "${LABELS:=$out/phones.npz}" != - ]; then
+    [ -f "$LABELS" ] || train align --manifest "$speech/utterances.tsv" --cache "$out/cache" --out "$LABELS" --workers "$(nproc)"
+    labels=(--frame-labels "$LABELS")
+fi
+
 start=()
 [ -z "${START:-}" ] || start=(--start "$START")
-train ctc --manifest "${manifests[@]}" --recipe "$recipe" --minutes "$minutes" "${start[@]}" --device "$device" \
+train ctc --manifest "${manifests[@]}" --recipe "$recipe" --minutes "$minutes" "${start[@]}" "${labels[@]}" --device "$device" \
     --cache "$out/cache" --out "$out/run" --resume
 
 # the best on the dev split

@@ -91,10 +91,11 @@ def attend_block_backward(
         dp, dropped = dp * keep, p * keep
     dv = dropped.to(grad.dtype).transpose(-1, -2) @ grad
     # rowsum(out * grad) is the same number, but of a rounded output
-    delta = torch.einsum("bhqk,bhqk->bhq", p, dp).unsqueeze(-1)
+    delta = (p * dp).sum(-1, keepdim=True)
     ds = dp.sub_(delta).mul_(p)
-    dgate = torch.einsum("bhqk,hqk->bhq", ds, bias.to(wide))
-    dbias = torch.einsum("bhqk,bhq->hqk", ds, gate.to(wide))
+    # not einsum: it brings the scores of a batch into the order of a matrix product first
+    dgate = (ds * bias.to(wide)).sum(-1)
+    dbias = (ds * gate.to(wide).unsqueeze(-1)).sum(0)
     ds = ds.to(q.dtype)
     return (ds @ k).mul_(scale), (ds.transpose(-1, -2) @ q).mul_(scale), dv, dgate, dbias
 

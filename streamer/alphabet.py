@@ -22,7 +22,7 @@ class Alphabet:
     """Labels of the outputs of a CTC head.
 
     Raises:
-        ConfigurationError: the blank or the delimiter is no index of `labels`.
+        ConfigurationError: the blank or the delimiter is no index of `labels`; a prior of another length.
     """
 
     labels: tuple[str, ...]
@@ -30,6 +30,8 @@ class Alphabet:
     blank_id: int = 0
     delimiter_id: int | None = None
     """Output that stands between words; None for a model that has none."""
+    prior: tuple[float, ...] = ()
+    """Natural logarithm of the mean probability that the head gives each output; empty where nobody measured it."""
 
     def __post_init__(self) -> None:
         silent = [("blank_id", self.blank_id)]
@@ -44,6 +46,10 @@ class Alphabet:
                 raise ConfigurationError(
                     f"label {index} is {self.labels[index]!r}, expected '' since it is the {name}, which writes nothing"
                 )
+        if self.prior and len(self.prior) != len(self.labels):
+            raise ConfigurationError(
+                f"Alphabet.prior has {len(self.prior)} numbers, expected one for each of the {len(self.labels)} labels"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -75,6 +75,9 @@ class DecodingSettings:
     """Bonus of each word where there is a language model; natural logarithm."""
     unknown_penalty: float | None = None
     """Price of a word outside the language model's vocabulary; natural logarithm. Hotwords do not pay it."""
+    prior_weight: float | None = None
+    """How far a beam takes back that some letters, and the blank, are frequent: each output's probability is divided by
+    its mean to this power. Only for a model whose `decoding.json` has a `prior`."""
     carry_context: bool = False
     """The language model goes on from segment to segment, instead of beginning a sentence with each."""
     hotwords: tuple[tuple[str, float], ...] = ()
@@ -168,13 +171,15 @@ def make_decoder(
         language_model: one that is loaded already; None: the one at `lm_path`, which is loaded once for all streams.
 
     Raises:
-        ConfigurationError: a language model that cannot be read, or hotwords that the alphabet cannot write.
+        ConfigurationError: a language model that cannot be read, hotwords that the alphabet cannot write, or a
+            weight of its prior where it has none.
     """
     settings = (settings or DecodingSettings()).filled()
     numbers = {name: getattr(settings, name) for name in GENERAL}
     calibration = Calibration(numbers["confidence_scale"], numbers["confidence_shift"], numbers["confidence_letters"])
     if settings.method == "greedy":
         return GreedyDecoder(alphabet, hop_samples, calibration, settings.details)
+    check_prior(alphabet, settings)
     if language_model is None and settings.lm_path is not None:
         language_model = load_language_model(settings.lm_path)
     fusion = Fusion(
@@ -189,10 +194,24 @@ def make_decoder(
         settings.blank_skip,
         numbers["confidence_temperature"],
         settings.carry_context,
+        numbers["prior_weight"],
     )
     return BeamDecoder(
         alphabet, hop_samples, rules, fusion, StabilityRule.of(settings.stability), calibration, settings.details
     )
+
+
+def check_prior(alphabet: Alphabet, settings: DecodingSettings) -> None:
+    """Refuse a weight for a prior that the model does not have.
+
+    Raises:
+        ConfigurationError: that is so.
+    """
+    if settings.method == "beam" and settings.prior_weight and not alphabet.prior:
+        raise ConfigurationError(
+            f"DecodingSettings.prior_weight is {settings.prior_weight:g}, but the model's decoding.json has no prior; "
+            "leave it, or measure the prior with benchmarks/tune_decoding.py --write"
+        )
 
 
 def hotwords_for(alphabet: Alphabet, phrases: tuple[tuple[str, float], ...]) -> Hotwords:

@@ -63,6 +63,18 @@ UnknownPenalty = Annotated[
         help=f"Price of a word unknown to --lm. {_SUITS}",
     ),
 ]
+PriorWeight = Annotated[
+    float | None,
+    _option(
+        "--prior-weight",
+        panel=_FINE,
+        min=0,
+        max=2,
+        metavar="A",
+        show_default=False,
+        help=f"With a beam: how far it is taken back that some letters are frequent. {_SUITS}",
+    ),
+]
 Hotword = Annotated[
     list[str] | None,
     _option(
@@ -199,6 +211,7 @@ class Decoding:
     lm_weight: float | None = None
     word_score: float | None = None
     unknown_penalty: float | None = None
+    prior_weight: float | None = None
     hotword: list[str] | None = None
     stability: float = 0.5
     looks: int = 2

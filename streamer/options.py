@@ -246,7 +246,7 @@ class Listening:
     def _load(self) -> tuple[Recogniser, SessionSettings]:
         import torch
 
-        from .decoding import hotwords_for
+        from .decoding import check_prior, hotwords_for
         from .language_model import load_language_model
         from .recogniser import Recogniser
         from .session_settings import SessionSettings
@@ -270,8 +270,10 @@ class Listening:
         threads = "auto" if self.threads is None else None
         recogniser = Recogniser.load(self.model, self.device, "auto", threads=threads)
         with as_usage():
+            if decoding.prior_weight:
+                check_prior(recogniser.alphabet, decoding)  # now, not when the sound has begun
             if decoding.hotwords:
-                hotwords_for(recogniser.alphabet, decoding.hotwords)  # now, not when the sound has begun
+                hotwords_for(recogniser.alphabet, decoding.hotwords)
             if settings.need_heads:
                 recogniser.known_speakers(settings.speakers)
             return recogniser, replace(settings, context=self.chosen_context(recogniser))

@@ -44,6 +44,8 @@ class BeamRules:
     """Above 1, alternatives count for more in confidences."""
     carry_context: bool = False
     """The language model goes on over the end of a segment, instead of beginning a sentence there."""
+    prior_weight: float = 0.0
+    """Each output's probability is divided by its mean, `Alphabet.prior`, to this power; 0: it stays."""
 
 
 class Heard(NamedTuple):
@@ -85,6 +87,9 @@ class PrefixSearch:
         """Silent frames at the end."""
         self.labels = [BORDER if i == alphabet.delimiter_id else label for i, label in enumerate(alphabet.labels)]
         self.floor = math.exp(-rules.beam_cutoff)
+        self._rarity = (
+            [math.exp(-rules.prior_weight * prior) for prior in alphabet.prior] if rules.prior_weight else None
+        )
         self._letters = all(len(label) <= 1 for label in alphabet.labels)
         self.begin(-1, 1.0, 0.0, fusion.start() if fusion else None)
 
@@ -198,13 +203,23 @@ class PrefixSearch:
         self.weighed(top)
 
     def heard(self, outputs: Sequence[int], logprobs: Sequence[float]) -> Heard:
-        """What a frame says, as `read` wants it."""
+        """What a frame says, as `read` wants it.
+
+        What a language model knows of how frequent words are, the outputs of a CTC head have learned as well, and would
+        count twice: with `BeamRules.prior_weight` they are divided by their prior (Miao et al. 2015, EESEN),
+        and scaled so that together they are as probable as before.
+        """
         alphabet = self.alphabet
+        probabilities = [math.exp(logprob) for logprob in logprobs]
+        if self._rarity is not None:
+            divided = [self._rarity[token] * p for token, p in zip(outputs, probabilities, strict=True)]
+            total = math.fsum(divided)
+            share = math.fsum(probabilities) / total if total else 1.0
+            probabilities = [share * p for p in divided]
         quiet = quiet_best = border = 0.0
         tokens: list[tuple[int, float]] = []
         of: dict[int, float] = {}
-        for token, logprob in zip(outputs, logprobs, strict=True):
-            p = math.exp(logprob)
+        for token, p in zip(outputs, probabilities, strict=True):
             if token == alphabet.delimiter_id:
                 border = p
             elif alphabet.labels[token]:

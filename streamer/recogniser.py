@@ -62,11 +62,16 @@ def compute_device(name: str | torch.device = "auto") -> torch.device:
     return torch.device(text)
 
 
-def alphabet_of(tokenizer: CTCTokenizer, outputs: int) -> Alphabet:
+def alphabet_of(tokenizer: CTCTokenizer, outputs: int, prior: Mapping[str, float] | None = None) -> Alphabet:
     """The labels of a head with so many outputs, from its tokenizer.
 
+    Args:
+        tokenizer: of the head.
+        outputs: how many it has.
+        prior: as `DecodingDefaults` has it, for every token; None or empty: nobody measured it.
+
     Raises:
-        CheckpointError: the tokenizer has tokens beyond the head's outputs.
+        CheckpointError: the tokenizer has tokens beyond the head's outputs, or the prior is of other tokens.
     """
     if tokenizer.vocab_size > outputs:
         raise CheckpointError(
@@ -78,7 +83,17 @@ def alphabet_of(tokenizer: CTCTokenizer, outputs: int) -> Alphabet:
     for token, index in tokenizer.vocab.items():
         if token not in special:
             labels[index] = token.lower() if tokenizer.do_lower_case else token
-    return Alphabet(tuple(labels), tokenizer.blank_id, tokenizer.delimiter_id)
+    logarithms: list[float] = []
+    if prior:
+        if odd := sorted(prior.keys() ^ tokenizer.vocab.keys()):
+            raise CheckpointError(
+                f"{FILE} has a prior for other tokens than the tokenizer's, first {odd[0]!r}; measure it with "
+                "benchmarks/tune_decoding.py, or take it out of the file"
+            )
+        logarithms = [0.0] * outputs  # of an output that no token names: it is never made likelier
+        for token, index in tokenizer.vocab.items():
+            logarithms[index] = float(prior[token])
+    return Alphabet(tuple(labels), tokenizer.blank_id, tokenizer.delimiter_id, tuple(logarithms))
 
 
 class Recogniser:
@@ -120,7 +135,7 @@ class Recogniser:
         self._heads, self._heads_path = heads, heads_path
         self._tries_threads = False
         self._threads: dict[bool, ThreadChoice] = {}  # whether for many streams too
-        self.alphabet = alphabet_of(tokenizer, model.config.vocab_size)
+        self.alphabet = alphabet_of(tokenizer, model.config.vocab_size, self.decoding.prior)
 
     @classmethod
     def load(

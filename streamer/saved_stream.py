@@ -33,7 +33,7 @@ from .session import Session
 from .session_settings import SessionSettings
 from .stream_slots import SlotEncoder
 
-VERSION = "3"
+VERSION = "4"
 MODULES = (
     "beam", "chosen_frames", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy",
     "hotwords", "hypotheses", "marks", "plan", "prefix_search", "said", "segmenter", "session_settings", "silero",

@@ -66,7 +66,7 @@ def test_commands_run(arguments, tmp_path):
 
 def test_readme_names_the_two_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "wavlm-live transcribe --realtime tests/audio/digits_and_commands.flac" in text
+    assert "wavlm-live transcribe --realtime --lm english tests/audio/digits_and_commands.flac" in text
     assert "pip install -c constraints.txt -e '.[test]' && pytest" in text
 
 

@@ -36,7 +36,8 @@ def compare(frames: tuple[int, ...], size: int, vocabulary: int, dtype: torch.dt
         return float((found[1] - best).norm()), float((found[2] - exact[..., silent].exp()).norm())
 
     ours, theirs = distance(got), distance(eager)
-    floor = 5e-7 * exact.max(-1).values.numel() ** 0.5  # one rounding of a float32 logit below 16 in every frame
+    # four roundings of a float32 logit below 16 in every frame: of its sums, of the largest taken off, of the logarithm
+    floor = 2e-6 * exact.max(-1).values.numel() ** 0.5
     assert ours[0] <= 2 * theirs[0] + floor
     assert ours[1] <= 2 * theirs[1] + floor
     assert float((exact.max(-1).values - chosen).max()) <= (1e-5 if dtype == torch.float32 else 1e-2)

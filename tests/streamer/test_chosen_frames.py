@@ -18,7 +18,8 @@ from wavlm_live.streamer.decoding import make_decoder
 from wavlm_live.streamer.ngrams import NgramModel
 from wavlm_live.streamer.segmenter import Segmenter
 
-ALPHABET = Alphabet(("", "", *"abcdefgh", ""), blank_id=0, delimiter_id=1)
+PRIOR = (-0.3, -1.2, -2.5, -3.0, -3.5, -4.0, -4.5, -5.0, -6.0, -7.0, 0.0)
+ALPHABET = Alphabet(("", "", *"abcdefgh", ""), blank_id=0, delimiter_id=1, prior=PRIOR)
 SETTINGS = {
     "greedy": DecodingSettings(),
     "default": DecodingSettings("beam", details=True),
@@ -27,6 +28,7 @@ SETTINGS = {
     "few frames": DecodingSettings("beam", blank_skip=0.6),
     "hotwords": DecodingSettings("beam", hotwords=(("abba", 2.0), ("bad cafe", 1.0))),
     "words": DecodingSettings("beam", lm_path="given", details=True),
+    "words, prior": DecodingSettings("beam", lm_path="given", prior_weight=0.4),
     "words, hotwords": DecodingSettings("beam", lm_path="given", hotwords=(("fade", 2.0),)),
 }
 

@@ -71,6 +71,7 @@ def test_the_bundled_models_bring_numbers_of_their_own() -> None:
     for name in bundled_names():
         defaults = read_defaults(bundled_path(name) / FILE)
         assert set(defaults.sections) == set(SECTIONS)
+        assert sum(math.exp(p) for p in defaults.prior.values()) == pytest.approx(1.0, abs=0.02)
         for section in SECTIONS:
             assert defaults.get(section)["confidence_shift"] != 0.0
         filled = DecodingSettings(method="beam", lm_path="english").filled(defaults)
@@ -83,6 +84,9 @@ def test_the_bundled_models_bring_numbers_of_their_own() -> None:
         ({"bean": {}}, "'bean'"),
         ({"beam": 3}, "'beam'"),
         ({"beam": {"width": 3}}, "'width'"),
+        ({"prior": [-1.0]}, "'prior'"),
+        ({"prior": {"a": 0.5}}, "prior.a is 0.5"),
+        ({"prior": {"a": None}}, "prior.a is None"),
         ({"beam": {"lm_weight": -1}}, "lm_weight is -1"),
         ({"greedy": {"confidence_scale": True}}, "confidence_scale is True"),
         ({"greedy": {"confidence_scale": "1"}}, "confidence_scale is '1'"),

@@ -71,6 +71,7 @@ BAD = {
     "lm_weight": [-1, 11, True],
     "word_score": [21, -21],
     "unknown_penalty": [-1, 101],
+    "prior_weight": [-0.1, 2.1, "1"],
     "carry_context": [1, None],
     "hotwords": [["a"], ("a",), (("a", 0.0),), (("", 1.0),), (("a", "1"),), (("a", 1.0, 2.0),), ((1, 1.0),)],
     "stability": [-0.1, 1.1, None],
@@ -108,13 +109,14 @@ def test_the_decoder_of_each_method() -> None:
 
 def test_settings_reach_the_search(model: NgramModel) -> None:
     given_settings = DecodingSettings(
-        "beam", 7, 5.0, 6.0, 0.9, None, 0.3, 2.0, 4.0, True, (("ann", 1.0),), 0.5, 1, False, 2.0
+        "beam", 7, 5.0, 6.0, 0.9, None, 0.3, 2.0, 4.0, 0.2, True, (("ann", 1.0),), 0.5, 1, False, 2.0
     )
-    decoder = make_decoder(ALPHABET, given_settings, language_model=model)
+    alphabet = dataclasses.replace(ALPHABET, prior=(-1.0,) * len(ALPHABET))
+    decoder = make_decoder(alphabet, given_settings, language_model=model)
     assert isinstance(decoder, BeamDecoder)
     rules, weights = decoder.rules, decoder._search.fusion.weights
     assert (rules.width, rules.token_cutoff, rules.beam_cutoff, rules.blank_skip) == (7, 5.0, 6.0, 0.9)
-    assert (rules.confidence_temperature, rules.carry_context) == (2.0, True)
+    assert (rules.confidence_temperature, rules.carry_context, rules.prior_weight) == (2.0, True, 0.2)
     assert (weights.weight, weights.word_score, weights.unknown_penalty) == (0.3, 2.0, 4.0)
     assert decoder._search.fusion.hotwords.phrases == (("ann", 1.0),)
 

@@ -71,7 +71,8 @@ def test_the_command(tmp_path: Path, audio_folder: Path, capsys: pytest.CaptureF
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     stretches = [e for e in events if e["type"] == "speaker"]
     assert stretches
-    assert {(e["speaker"], e["known"]) for e in stretches} <= {("Anna", True), ("speaker 1", False)}
+    # a stretch that is too short to found a voice and not like hers is unknown
+    assert {(e["speaker"], e["known"]) for e in stretches} <= {("Anna", True), ("speaker 1", False), ("unknown", False)}
     assert ("Anna", True) in {(e["speaker"], e["known"]) for e in stretches}
     words = [w for e in events if e["type"] == "final" for w in e["words"]]
     assert "Anna" in {w.get("speaker") for w in words}

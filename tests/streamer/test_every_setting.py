@@ -56,6 +56,7 @@ OTHER: dict[str, Any] = {
     "decoding.lm_weight": 0.3,
     "decoding.word_score": 0.7,
     "decoding.unknown_penalty": 2.0,
+    "decoding.prior_weight": 0.2,
     "decoding.carry_context": True,
     "decoding.hotwords": (("new york", 2.0),),
     "decoding.stability": 0.9,

@@ -112,8 +112,22 @@ def alike(words, others) -> bool:
     return len(a) > 20 and difflib.SequenceMatcher(None, a, b).ratio() > 0.7
 
 
+def begins_in_time(words, others) -> bool:
+    """Before the other's first word of three letters is over: a stream that heard the silence may hear the breath
+    before a word as a letter, which moves where its own first word begins."""
+    known_end = next(end for text, _, end in others if len(text) >= 3)
+    return words[0][1] <= known_end
+
+
+def test_a_lost_word_would_be_seen():
+    breath, first, second = ("h", 400, 720), ("shemmer", 6770, 10_610), ("formineter", 11_890, 20_850)
+    assert begins_in_time([first, second], [breath, first, second])
+    assert not begins_in_time([second], [first, second])
+    assert not begins_in_time([second], [breath, first, second])
+
+
 def test_no_first_word_is_lost(recogniser, speech, seed):
-    """A stream that heard the silence says nearly the same, and its words begin where these do."""
+    """A stream that heard the silence says nearly the same, and its first word lies where this one lies."""
     rng = random.Random(seed)
     seconds = rng.uniform(5, 7)
     sound = with_silence(speech, seconds, seed)
@@ -121,8 +135,8 @@ def test_no_first_word_is_lost(recogniser, speech, seed):
     whole, _ = run(recogniser, sound, AWAKE)
     assert alike(words_of(slept), words_of(whole))
     middle = len(speech[0]) + seconds * 8000
-    first, other = (next(start for _, start, _ in words_of(e) if start > middle) for e in (slept, whole))
-    assert abs(first - other) <= 1600
+    after, others = ([word for word in words_of(e) if word[1] > middle] for e in (slept, whole))
+    assert begins_in_time(after, others)
 
 
 def test_any_blocks_give_the_same(recogniser, speech, seed):
