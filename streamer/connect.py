@@ -19,7 +19,7 @@ from .hearing import Gauges
 from .interrupts import Interruption
 from .live_view import LiveView
 from .options import UsageError, as_usage
-from .sources import AudioSource, MicrophoneSource, open_source
+from .sources import AudioSource, FileSource, MicrophoneSource, PcmSource, open_source
 from .terminal import Terminal
 from .transcribe import deliverer, open_output, watched
 
@@ -61,6 +61,8 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
         kind = request.format or ("txt" if request.output is None else format_of(request.output))
     with ExitStack() as stack:
         source = stack.enter_context(_source(request))
+        if isinstance(source, MicrophoneSource | PcmSource):
+            interruption.on_first(source.stop)  # it may wait for sound, and what it has is still sent
         stream = stack.enter_context(open_output(request.output, terminal))
         live = request.realtime or request.file is None
         gauges = _Gauges(source)
@@ -134,7 +136,7 @@ def _blocks(
     """The source's blocks until its end or the first signal, at the pace of speech if wanted."""
     began_s = time.monotonic()
     for block in source:
-        if interruption.signal is not None:
+        if interruption.signal is not None and isinstance(source, FileSource):
             break
         if request.realtime:
             due_s = began_s + (gauges.heard_samples + len(block)) / SAMPLE_RATE

@@ -31,6 +31,7 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._waiting = False
+        self._on_first: Callable[[], object] | None = None
         self._former: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     @property
@@ -53,6 +54,12 @@ class Interruption:
             signal.signal(number, handler)
         self._former.clear()
 
+    def on_first(self, call: Callable[[], object]) -> None:
+        """Have the first signal call this, at once if it came before; for what waits in another thread."""
+        self._on_first = call
+        if self.signal is not None:
+            call()
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """A stretch that may be left at any point, such as a read that blocks.
@@ -73,5 +80,7 @@ class Interruption:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+        if self._on_first is not None:
+            self._on_first()
         if self._waiting:
             raise Interrupted

@@ -52,4 +52,5 @@ def open_source(
             "stdin is a terminal, expected raw samples from a pipe: signed 16-bit little-endian, "
             f"{rate} Hz, {channels} channel(s)"
         )
-    return PcmSource(sys.stdin.buffer, rate=rate, channels=channels, channel=channel, block_samples=block_samples)
+    stream = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    return PcmSource(stream, rate=rate, channels=channels, channel=channel, block_samples=block_samples)

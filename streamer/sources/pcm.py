@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import select
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -26,15 +28,19 @@ _SIGNATURES = {
 _POLL_S = 0.01
 """Pause before asking a non-blocking pipe again."""
 
+_WAKE_MS = 100
+"""So often a reader who waits for a pipe looks whether it was stopped or closed meanwhile."""
+
 
 class PcmSource(AudioSource):
     """Signed 16-bit little-endian samples without a header, channels interleaved.
 
     Blocks come as the pipe delivers them, so that live sound is not held back. Bytes at the end that make no
-    whole sample are left out and mentioned in `problems`.
+    whole sample are left out and mentioned in `problems`. It may be stopped and closed from another thread.
 
     Args:
-        stream: binary stream; it stays the caller's to close.
+        stream: binary stream; it stays the caller's to close. Of a pipe give the unbuffered one
+            (`sys.stdin.buffer.raw`): waiting for its sound can be ended.
         rate: of its samples, in Hz.
         channels: interleaved in it.
         channel: the one to keep, from 0; None takes the mean.
@@ -62,6 +68,8 @@ class PcmSource(AudioSource):
             )
         self.name = name
         self._stream: BinaryIO | None = stream
+        self._arrival = _arrival_of(stream)
+        self._stopped = False
         self._intake = SampleIntake(name, channel)
         self._resampler = StreamResampler(rate)
         self._channels = channels
@@ -101,11 +109,17 @@ class PcmSource(AudioSource):
         whole = len(waiting) - len(waiting) % frame_bytes
         self._left_over = len(waiting) - whole
         block = np.concatenate([self._resampler.feed(self._mono(waiting[:whole])), self._resampler.finish()])
-        self._intake.check()
+        if not self._stopped:
+            self._intake.check()
         if len(block):
             yield block
 
+    def stop(self) -> None:
+        """Ends the sound: iterating gives what was read until then and ends. May be called twice, and in a signal."""
+        self._stopped = True
+
     def close(self) -> None:
+        self._stopped = True
         self._stream = None
 
     def _mono(self, data: bytes) -> np.ndarray:
@@ -113,8 +127,10 @@ class PcmSource(AudioSource):
         return self._intake.mono(frames.T.astype(np.float32) / 32768)
 
     def _read(self) -> bytes:
-        """Bytes as they come; empty at the end, or once the source was closed."""
-        while (stream := self._stream) is not None:
+        """Bytes as they come; empty at the end, or once the source was stopped or closed."""
+        while (stream := self._stream) is not None and not self._stopped:
+            if self._arrival is not None and not self._arrival.poll(_WAKE_MS):
+                continue
             # read1 gives what is there instead of waiting for a full block.
             read = getattr(stream, "read1", stream.read)
             try:
@@ -132,3 +148,16 @@ class PcmSource(AudioSource):
                 f"{self.name} brings {_SIGNATURES[start]}, expected raw samples (signed 16-bit "
                 "little-endian): give the file's name instead, or decode it first"
             )
+
+
+def _arrival_of(stream: BinaryIO) -> select.poll | None:
+    """What tells whether there is something to read; None where reading is the only way to know."""
+    if not isinstance(stream, io.RawIOBase) or not hasattr(select, "poll"):
+        return None
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return None  # not of the operating system, or closed, which reading will tell
+    arrival = select.poll()
+    arrival.register(descriptor, select.POLLIN)
+    return arrival

@@ -158,3 +158,35 @@ def test_a_terminal_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(AudioError, match="terminal"):
             open_source("-")
         assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_waiting_for_a_pipe_ends(how: str) -> None:
+    """Sound that does not come holds nobody up who wants to end, and what came before is given."""
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as pipe, open(writing, "wb", buffering=0) as feeder:
+        source = PcmSource(pipe)
+        began = threading.Event()
+        blocks: list[np.ndarray] = []
+
+        def read() -> None:
+            for block in source:
+                blocks.append(block)
+                began.set()
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        feeder.write(bytes(641))
+        assert began.wait(30)
+        getattr(source, how)()
+        reader.join(30)
+        assert not reader.is_alive()
+        assert sum(map(len, blocks)) == 320
+
+
+def test_stopped_before_any_sound() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as pipe, open(writing, "wb"):
+        source = PcmSource(pipe)
+        source.stop()
+        assert list(source) == []  # nothing is wrong with sound that nobody waited for

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import soundfile
 
 ROOT = Path(__file__).resolve().parents[3]
+CONNECT = [sys.executable, "-m", "wavlm_live.streamer.cli", "connect"]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,39 @@ def test_connect_and_its_errors(process, wav, command):
     gone = command("connect", "ws://127.0.0.1:9/v1/stream", wav, "--give-up-s", "0", model=False)
     assert gone.code == 1
     assert "no connection" in gone.err
+
+
+def started_connect(*arguments: str) -> subprocess.Popen[bytes]:
+    """`connect -` with a pipe that stays open; killed after a minute and a half, which is no way to end."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = subprocess.Popen([*CONNECT, *arguments], bufsize=0, **pipes)
+    watchdog = threading.Timer(90, running.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    return running
+
+
+def test_a_pipe_without_sound_does_not_keep_connect_from_failing():
+    with started_connect("ws://127.0.0.1:9/v1/stream", "-", "--give-up-s", "0") as running:
+        assert running.stderr is not None
+        assert b"no connection" in running.stderr.read()
+        assert running.wait() == 1
+
+
+def test_ctrl_c_while_connect_waits_for_sound(process, recording):
+    """What was said before is heard to its last word."""
+    with started_connect(process.url, "-", "--partials", "--format", "jsonl") as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write((recording[: 16_000 * 6] * 32767).astype("<i2").tobytes())
+        line = b" "
+        while line and b"three" not in line:
+            line = running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+        assert running.wait() == 130
+    finals = [line for line in rest.splitlines() if b'"final"' in line]
+    assert b"left" in finals[-1]
 
 
 def test_connect_on_a_screen(process, wav, command, screen, monkeypatch):
