@@ -15,17 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import NamedTuple, cast
 
 from .alphabet import Alphabet
+from .beam_frame import Ear, Heard
 from .fusion import Context, Fusion
 from .hotwords import BORDER
 from .hypotheses import Hypothesis, Letters, Path, Span
 
 FIRST_SYMBOL = 0x100000  # a private plane of Unicode
 SMALL, LARGE = 1e-60, 1e60
-_second = itemgetter(1)
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,6 @@ class BeamRules:
     """The language model goes on over the end of a segment, instead of beginning a sentence there."""
     prior_weight: float = 0.0
     """Each output's probability is divided by its mean, `Alphabet.prior`, to this power; 0: it stays."""
-
-
-class Heard(NamedTuple):
-    """What one frame says."""
-
-    quiet: float
-    """Probability of the outputs that write nothing: the blank and special tokens."""
-    quiet_best: float
-    """Of the likeliest of them."""
-    border: float
-    """Of the delimiter."""
-    tokens: list[tuple[int, float]]
-    """The delimiter, then letters, the likeliest first, with their probabilities."""
-    of: dict[int, float]
-    """Probability of each letter."""
 
 
 class PrefixSearch:
@@ -87,9 +70,7 @@ class PrefixSearch:
         """Silent frames at the end."""
         self.labels = [BORDER if i == alphabet.delimiter_id else label for i, label in enumerate(alphabet.labels)]
         self.floor = math.exp(-rules.beam_cutoff)
-        self._rarity = (
-            [math.exp(-rules.prior_weight * prior) for prior in alphabet.prior] if rules.prior_weight else None
-        )
+        self._ear = Ear(alphabet, rules.prior_weight)
         self._letters = all(len(label) <= 1 for label in alphabet.labels)
         self.begin(-1, 1.0, 0.0, fusion.start() if fusion else None)
 
@@ -140,7 +121,7 @@ class PrefixSearch:
             outputs: those that are not cut off, the blank among them.
             logprobs: natural log-probability of each.
         """
-        heard = self.heard(outputs, logprobs)
+        heard = self._ear.heard(outputs, logprobs)
         self.listened(heard)
         beam, step = self.beam, self.fusion.step
         stays = self._stays(heard)
@@ -201,36 +182,6 @@ class PrefixSearch:
                 h.blank, h.letter, h.blank_best, h.letter_best = stay
         self.beam = [children[at] if at >= len(beam) else beam[at] for at in kept]
         self.weighed(top)
-
-    def heard(self, outputs: Sequence[int], logprobs: Sequence[float]) -> Heard:
-        """What a frame says, as `read` wants it.
-
-        What a language model knows of how frequent words are, the outputs of a CTC head have learned as well, and would
-        count twice: with `BeamRules.prior_weight` they are divided by their prior (Miao et al. 2015, EESEN),
-        and scaled so that together they are as probable as before.
-        """
-        alphabet = self.alphabet
-        probabilities = [math.exp(logprob) for logprob in logprobs]
-        if self._rarity is not None:
-            divided = [self._rarity[token] * p for token, p in zip(outputs, probabilities, strict=True)]
-            total = math.fsum(divided)
-            share = math.fsum(probabilities) / total if total else 1.0
-            probabilities = [share * p for p in divided]
-        quiet = quiet_best = border = 0.0
-        tokens: list[tuple[int, float]] = []
-        of: dict[int, float] = {}
-        for token, p in zip(outputs, probabilities, strict=True):
-            if token == alphabet.delimiter_id:
-                border = p
-            elif alphabet.labels[token]:
-                of[token] = p
-                tokens.append((token, p))
-            else:
-                quiet, quiet_best = quiet + p, max(quiet_best, p)
-        tokens.sort(key=_second, reverse=True)
-        if border:
-            tokens.insert(0, (cast("int", alphabet.delimiter_id), border))
-        return Heard(quiet, quiet_best, border, tokens, of)
 
     def listened(self, heard: Heard) -> None:
         """Count silent frames."""

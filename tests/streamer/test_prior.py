@@ -17,6 +17,7 @@ from wavlm_live.model.tokenizer import CTCTokenizer
 from wavlm_live.streamer import DecodingSettings, Recogniser, SessionSettings
 from wavlm_live.streamer.alphabet import Alphabet
 from wavlm_live.streamer.beam import BeamDecoder
+from wavlm_live.streamer.beam_frame import Ear
 from wavlm_live.streamer.decoding import make_decoder
 from wavlm_live.streamer.decoding_defaults import FILE, DecodingDefaults, read_defaults
 from wavlm_live.streamer.recogniser import alphabet_of
@@ -74,9 +75,8 @@ def test_a_prior_without_weight_changes_nothing(seed: int) -> None:
 def test_what_is_left_of_a_frame_stays_as_probable(seed: int) -> None:
     rng = np.random.default_rng(seed)
     known = Alphabet(LABELS, 0, 1, tuple(np.log(rng.dirichlet(np.ones(len(LABELS)))).tolist()))
-    search = beam(known, dataclasses.replace(EVERYTHING, prior_weight=0.7), frames_of(rng, 1))._search
     outputs, logprobs = [0, 1, 4, 6], [-2.0, -3.0, -1.5, -4.0]
-    heard = search.heard(outputs, logprobs)
+    heard = Ear(known, 0.7).heard(outputs, logprobs)
     assert heard.quiet + sum(p for _, p in heard.tokens) == pytest.approx(sum(map(math.exp, logprobs)))
 
 
