@@ -13,13 +13,13 @@ import random
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from ssl import SSLCertVerificationError
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
 from ..model.errors import StreamError, WavLMLiveError
+from .addresses import stream_address
 from .events import Event
 from .protocols.audio import AudioFormat, encoded
 from .protocols.native_client import ClientStream, ServerRefused
@@ -49,6 +49,9 @@ class AsyncClient:
         retry: after a break.
         ssl: a context for `wss://`, where the system's certificates do not do.
         model: name of one that the server offers; None: its default.
+
+    Raises:
+        ConfigurationError: an address that is none.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class AsyncClient:
         ssl: Any = None,
         model: str | None = None,
     ) -> None:
-        self._urls = [_with_path(url) for url in ([urls] if isinstance(urls, str) else urls)]
+        self._urls = [stream_address(url) for url in ([urls] if isinstance(urls, str) else urls)]
         self._stream = ClientStream(audio, settings, model=model)
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._retry = retry or Retry()
@@ -289,10 +292,6 @@ class AsyncClient:
                     await self._news.wait()
             except TimeoutError:
                 await socket.send('{"type":"keep_alive"}')
-
-
-def _with_path(url: str) -> str:
-    return url.rstrip("/") + "/v1/stream" if urlsplit(url).path in ("", "/") and "?" not in url else url
 
 
 def _body(error: InvalidStatus) -> str:

@@ -47,7 +47,11 @@ class Client:
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._loop.run_forever, name="wavlm-live client", daemon=True)
         self._thread.start()
-        self._call(self._enter())
+        try:
+            self._call(self._enter())
+        except BaseException:
+            self.__exit__()  # Python calls it only where entering succeeded
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .addresses import stream_address
 from .client import Client, Retry
 from .events import SAMPLE_RATE, Acknowledged, Activity, Event, Final, Partial, Problem
 from .formats import format_of, open_writer
@@ -53,8 +54,8 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
         DeviceError: the microphone cannot be opened.
         ServerRefused, ConnectionFailed: the server will not have it, or is not there.
     """
-    if not request.url.startswith(("ws://", "wss://")):
-        raise UsageError(f"{request.url} is no address of a server; expected ws://HOST:PORT/v1/stream or wss://...")
+    with as_usage():
+        stream_address(request.url)
     if (request.file is None) == (not request.microphone and request.input_device is None):
         raise UsageError("give a FILE (- for stdin), or --microphone")
     with as_usage():

@@ -9,14 +9,14 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from rich.text import Text
 
 from ..model.errors import StreamError
+from .addresses import STREAM_PATH, address_parts
 from .interrupts import Interruption
 from .live_view import clock_of
-from .options import UsageError
+from .options import as_usage
 from .terminal import Terminal
 from .top_sessions import Sessions, ask_sessions, plain_sessions, session_lines
 
@@ -91,10 +91,10 @@ def metrics_url(url: str) -> str:
     Raises:
         UsageError: no address of a server.
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
+    expected = f"http://HOST:PORT, or ws://HOST:PORT{STREAM_PATH}"
+    with as_usage():
+        parts = address_parts(url if "//" in url else f"http://{url}", ("ws", "wss", "http", "https"), expected)
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{url} is no address of a server; expected http://HOST:PORT, or ws://HOST:PORT/v1/stream")
     return f"{scheme}://{parts.netloc}/metrics"
 
 

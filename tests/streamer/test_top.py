@@ -67,7 +67,7 @@ def test_any_address_of_the_server_will_do(url, found):
 
 
 def test_other_addresses_are_refused():
-    for url in ("ftp://a/b", "http://", "file:///etc/passwd"):
+    for url in ("ftp://a/b", "http://", "file:///etc/passwd", "http://[::1/", "localhost:99999", "http://a:b"):
         with pytest.raises(UsageError, match="no address"):
             metrics_url(url)
 

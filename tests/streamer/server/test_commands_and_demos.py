@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from wavlm_live.model.errors import ConfigurationError
+from wavlm_live.streamer.addresses import stream_address
+from wavlm_live.streamer.client import Client
+
 ROOT = Path(__file__).resolve().parents[3]
 CONNECT = [sys.executable, "-m", "wavlm_live.streamer.cli", "connect"]
 
@@ -50,6 +54,26 @@ def test_connect_and_its_errors(process, wav, command):
     gone = command("connect", "ws://127.0.0.1:9/v1/stream", wav, "--give-up-s", "0", model=False)
     assert gone.code == 1
     assert "no connection" in gone.err
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "ws://", "ws:///x", "ws://[::1/", "ws://a:99999", "ws://a:b/v1/stream", "x"]
+)
+def test_no_address(command, wav, url):
+    answer = command("connect", url, wav, model=False)
+    assert answer.code == 2
+    assert f"{url} is no address of a server" in answer.err
+    assert "expected ws://HOST:PORT/v1/stream" in answer.err
+    before = threading.active_count()
+    with pytest.raises(ConfigurationError, match="no address"), Client(url):
+        pass
+    assert threading.active_count() == before
+
+
+def test_an_address_needs_no_path():
+    assert stream_address("ws://a:1") == stream_address("ws://a:1/") == "ws://a:1/v1/stream"
+    for whole in ("wss://[::1]:8/v1/stream", "ws://a/x?y=1", "ws://a?model=b"):
+        assert stream_address(whole) == whole
 
 
 def started_connect(*arguments: str) -> subprocess.Popen[bytes]:
