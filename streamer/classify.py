@@ -73,7 +73,9 @@ def classify(request: ClassifyRequest, terminal: Terminal, interruption: Interru
             if interruption.signal is not None:
                 break
             try:
-                with _source(request, recording) as source:
+                with ExitStack() as opened:
+                    with interruption.waiting():
+                        source = opened.enter_context(_source(request, recording))
                     if recording is None:
                         terminal.note(f"Listening to {source.name}. Ctrl+C ends.")
                     elif len(request.recordings) > 1:

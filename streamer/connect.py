@@ -61,9 +61,10 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
     with as_usage():
         kind = request.format or ("txt" if request.output is None else format_of(request.output))
     with ExitStack() as stack:
-        source = stack.enter_context(_source(request))
-        if isinstance(source, MicrophoneSource | PcmSource):
-            interruption.on_first(source.stop)  # it may wait for sound, and what it has is still sent
+        with interruption.waiting():
+            source = stack.enter_context(_source(request))
+        # It may wait for sound, and what it has is still sent.
+        interruption.on_first(source.stop if isinstance(source, MicrophoneSource | PcmSource) else source.close)
         stream = stack.enter_context(open_output(request.output, terminal))
         live = request.realtime or request.file is None
         gauges = _Gauges(source)

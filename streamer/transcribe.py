@@ -113,7 +113,8 @@ def _transcribe_one(
     block = PACED_BLOCK_SAMPLES if request.realtime else FULL_SPEED_BLOCK_SAMPLES
     # Opened before the model is loaded: a wrong name should be told at once.
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(recording, channel=request.channel, block_samples=block))
+        with interruption.waiting():  # for what comes through a pipe
+            source = stack.enter_context(open_source(recording, channel=request.channel, block_samples=block))
         recogniser, settings = load()
         plot = None if request.plot is None else Plot(source.name, settings.speech.start_probability)
         wanted = settings.activity

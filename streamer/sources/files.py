@@ -14,6 +14,7 @@ from av.error import FFmpegError
 
 from ...model.errors import AudioError, ConfigurationError, StreamError
 from .base import AudioSource, SampleIntake, counted, in_blocks
+from .pipes import Pipe, is_pipe
 from .resample import StreamResampler
 from .truncation import missing_bytes, states_length
 
@@ -38,7 +39,7 @@ class FileSource(AudioSource):
 
     It can be iterated once, and closed from another thread, which ends the iteration. A file whose end is missing
     or that is damaged inside gives what can be decoded, with a sentence in `problems`; stretches lost inside become
-    silence, so that later times stay right.
+    silence, so that later times stay right. A pipe will do for what is decoded from its beginning on.
 
     Args:
         path: of the file.
@@ -64,10 +65,15 @@ class FileSource(AudioSource):
         self._notes: list[str] = []
         self._damaged_packets = 0
         self._started = False
-        # FFmpeg frees what it reads from when it closes: a packet that another thread reads is waited for.
-        self._reading = threading.Lock()
-        _check_readable(self.path, self.name)
-        container, self._stream = _open(self.path, self.name)
+        # FFmpeg frees what it reads from when it closes: a packet that another thread reads is waited for. Reentrant,
+        # since a signal may close what is being closed.
+        self._reading = threading.RLock()
+        self._pipe = _readable(self.path, self.name)
+        try:
+            container, self._stream = _open(self.path, self.name, self._pipe)
+        except BaseException:
+            self._close_pipe()
+            raise
         self._container: av.container.InputContainer | None = container
         # Where the presentation begins: sound that starts later than the picture begins with silence.
         self._origin_s = (container.start_time or 0) / 1_000_000
@@ -101,10 +107,17 @@ class FileSource(AudioSource):
         return in_blocks(self._resampled(), self._block_samples)
 
     def close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.stop()
         with self._reading:
-            if self._container is not None:
-                self._container.close()
-                self._container = None
+            container, self._container = self._container, None
+            if container is not None:
+                container.close()
+            self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _stated_length(self) -> float | None:
         """Seconds that the file itself promises, None where FFmpeg only guesses; sets `duration_s`."""
@@ -122,7 +135,7 @@ class FileSource(AudioSource):
         self._duration_s = length_s
         kind = container.format.name
         if kind == "mp3":
-            stated = states_length(self.path)
+            stated = self._pipe is None and states_length(self.path)
         elif kind in ("aac", "ac3", "eac3", "amr", "dts", "loas", "wav", "ogg"):
             stated = False  # guessed from the bit rate, or measured on what is there
         return length_s if stated else None
@@ -194,6 +207,9 @@ class FileSource(AudioSource):
                         self._notes.append(f"{self.name} cannot be read on: {_reason(error)}")
                         return
                     continue
+                finally:
+                    if self._pipe is not None:
+                        self._pipe.check()
             if packet is None:
                 return
             failures = 0
@@ -201,7 +217,7 @@ class FileSource(AudioSource):
 
     def _note_missing_end(self, decoded_s: float) -> None:
         try:
-            missing = missing_bytes(self.path)
+            missing = missing_bytes(self.path) if self._pipe is None else 0
         except OSError:
             missing = 0  # the file was taken away while it was read
         if self._stated_s is not None and decoded_s < self._stated_s - _SHORT_BY_S:
@@ -215,10 +231,13 @@ class FileSource(AudioSource):
             )
 
 
-def _check_readable(path: Path, name: str) -> None:
+def _readable(path: Path, name: str) -> Pipe | None:
+    """Refuses what cannot be read; the pipe, where it is one."""
     try:
         if path.is_dir():
             raise AudioError(f"{name} is a folder, expected a recording")
+        if is_pipe(path):
+            return Pipe(path)  # a byte that is read from it to see whether it can be is gone
         with path.open("rb") as file:
             first = file.read(1)
     except FileNotFoundError:
@@ -229,20 +248,24 @@ def _check_readable(path: Path, name: str) -> None:
         raise AudioError(f"{name} cannot be read: {_reason(error)}") from error
     if not first:
         raise AudioError(f"{name} is empty: 0 bytes")
+    return None
 
 
-def _open(path: Path, name: str) -> tuple[av.container.InputContainer, av.AudioStream]:
-    """Opens a file for decoding.
+def _open(path: Path, name: str, pipe: Pipe | None) -> tuple[av.container.InputContainer, av.AudioStream]:
+    """Opens a file or pipe for decoding.
 
     The prefix keeps a name with a colon from being taken for a protocol.
     """
     try:
-        container = av.open(f"file:{os.fspath(path)}", metadata_errors="replace")
+        container = av.open(pipe or f"file:{os.fspath(path)}", metadata_errors="replace")
     except (FFmpegError, OSError, ValueError) as error:
-        raise AudioError(
-            f"{name} cannot be read as sound: it is no audio or video file, or it is damaged or cut off "
-            f"({_reason(error)})"
-        ) from error
+        why = "no audio or video file, or it is damaged or cut off"
+        if pipe is not None:
+            pipe.check()
+            if not pipe.bytes:
+                raise AudioError(f"{name} is empty: 0 bytes came through the pipe") from error
+            why += ", or of a kind that cannot be read from a pipe"
+        raise AudioError(f"{name} cannot be read as sound: it is {why} ({_reason(error)})") from error
     tracks = container.streams.audio
     if not tracks:
         container.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import select
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -12,6 +11,7 @@ import numpy as np
 
 from ...model.errors import AudioError, ConfigurationError, StreamError
 from .base import SAMPLE_RATE, AudioSource, SampleIntake, counted
+from .pipes import Arrivals
 from .resample import StreamResampler
 
 _SIGNATURES = {
@@ -27,9 +27,6 @@ _SIGNATURES = {
 
 _POLL_S = 0.01
 """Pause before asking a non-blocking pipe again."""
-
-_WAKE_MS = 100
-"""So often a reader who waits for a pipe looks whether it was stopped or closed meanwhile."""
 
 
 class PcmSource(AudioSource):
@@ -68,7 +65,7 @@ class PcmSource(AudioSource):
             )
         self.name = name
         self._stream: BinaryIO | None = stream
-        self._arrival = _arrival_of(stream)
+        self._arrivals = _arrivals_of(stream)
         self._stopped = False
         self._intake = SampleIntake(name, channel)
         self._resampler = StreamResampler(rate)
@@ -129,7 +126,7 @@ class PcmSource(AudioSource):
     def _read(self) -> bytes:
         """Bytes as they come; empty at the end, or once the source was stopped or closed."""
         while (stream := self._stream) is not None and not self._stopped:
-            if self._arrival is not None and not self._arrival.poll(_WAKE_MS):
+            if self._arrivals is not None and not self._arrivals.waited():
                 continue
             # read1 gives what is there instead of waiting for a full block.
             read = getattr(stream, "read1", stream.read)
@@ -150,14 +147,11 @@ class PcmSource(AudioSource):
             )
 
 
-def _arrival_of(stream: BinaryIO) -> select.poll | None:
+def _arrivals_of(stream: BinaryIO) -> Arrivals | None:
     """What tells whether there is something to read; None where reading is the only way to know."""
-    if not isinstance(stream, io.RawIOBase) or not hasattr(select, "poll"):
+    if not isinstance(stream, io.RawIOBase):
         return None
     try:
-        descriptor = stream.fileno()
+        return Arrivals(stream.fileno())
     except (OSError, ValueError):
         return None  # not of the operating system, or closed, which reading will tell
-    arrival = select.poll()
-    arrival.register(descriptor, select.POLLIN)
-    return arrival
