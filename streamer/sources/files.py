@@ -257,7 +257,7 @@ def _open(path: Path, name: str, pipe: Pipe | None) -> tuple[av.container.InputC
     The prefix keeps a name with a colon from being taken for a protocol.
     """
     try:
-        container = av.open(pipe or f"file:{os.fspath(path)}", metadata_errors="replace")
+        container = av.open(pipe or f"file:{os.fspath(path)}", "r", metadata_errors="replace")
     except (FFmpegError, OSError, ValueError) as error:
         why = "no audio or video file, or it is damaged or cut off"
         if pipe is not None:
