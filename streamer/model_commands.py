@@ -66,11 +66,11 @@ def register(app: typer.Typer, make_terminal: Callable[[bool, bool, bool], Termi
         """Train, evaluate or export a model; `wavlm-live train --help` shows how."""
         from ..model.training.commands import main as run
 
-        return run(context.args or ["--help"])
+        return run(context.args or ["--help"], "wavlm-live train")
 
     @app.command(context_settings=_OWN_OPTIONS, add_help_option=False)
     def evaluate(context: typer.Context) -> int:
         """Measure error rates of a model; the same as `wavlm-live train evaluate`."""
         from ..model.training.commands import main as run
 
-        return run(["evaluate", *context.args])
+        return run(["evaluate", *context.args], "wavlm-live train")

@@ -35,3 +35,10 @@ def bundled_path(name: str | None = None) -> Path:
             "checkpoint with a CTC head"
         )
     return _HERE / wanted
+
+
+def named(source: str | Path) -> str | Path:
+    """What a user means by a name: the folder of the bundled model of this name, unless something lies at that path;
+    anything else as it came.
+    """
+    return bundled_path(str(source)) if str(source) in bundled_names() and not Path(source).exists() else source

@@ -16,7 +16,7 @@ from .frame_labels import NO_LABEL, FrameLabels, follow
 from .letters import encode, frames_needed
 from .manifest import Utterance, frames_of
 from .rooms import draw_responses
-from .settings import Pool, Stage
+from .settings import EVERY, Pool, Stage
 
 _SHORTEST_SAMPLES = 1600
 _ROOMS = 64
@@ -156,13 +156,14 @@ class BatchPlan:
         self._choices = np.zeros(0, np.int64)
 
     def _select(self, pool: Pool) -> dict[str, np.ndarray]:
-        found: dict[str, list[int]] = {corpus: [] for corpus in pool.corpora}
+        found: dict[str, list[int]] = {corpus: [] for corpus in pool.corpora if corpus != EVERY}
         for i, utterance in enumerate(self._utterances):
-            if utterance.corpus in found and pool.min_s <= self._seconds[i] <= pool.max_s:
-                found[utterance.corpus].append(i)
+            if pool.share(utterance.corpus) is not None and pool.min_s <= self._seconds[i] <= pool.max_s:
+                found.setdefault(utterance.corpus, []).append(i)
         if not any(found.values()):
+            named = "any corpus" if EVERY in pool.corpora else ", ".join(found)
             raise ConfigurationError(
-                f"stage {self.stage.name!r}, pool {pool.name!r}: no recording of {', '.join(found)} lasts "
+                f"stage {self.stage.name!r}, pool {pool.name!r}: no recording of {named} lasts "
                 f"{pool.min_s:g} to {pool.max_s:g} s; check the manifest and the recipe"
             )
         return {corpus: np.array(indices, np.int64) for corpus, indices in found.items() if indices}
@@ -177,7 +178,7 @@ class BatchPlan:
         pool, rng = self.stage.pools[p], self._rng(1, p, epoch)
         drawn: list[np.ndarray] = []
         for corpus, members in self._members[p].items():
-            whole, part = divmod(pool.corpora[corpus], 1.0)
+            whole, part = divmod(pool.share(corpus) or 0.0, 1.0)
             drawn += [members] * int(whole)
             if part:
                 drawn.append(rng.choice(members, max(1, round(part * len(members))), replace=False))

@@ -24,6 +24,11 @@ log = logging.getLogger("wavlm_live.training")
 
 def train_model(args: argparse.Namespace) -> None:
     """`ctc`, `pretrain`, `heads`: run a recipe."""
+    if args.recipe is None:
+        args.recipe = args.usual_recipe
+        if args.task == "ctc" and args.start:
+            args.recipe = "finetune" if args.new_head else "adapt"
+        log.info("the recipe %s", args.recipe)
     if args.processes > 1:  # made once, before the others look for it
         prepare(args)
     progress = run_together(train, args, args.processes)
@@ -70,9 +75,9 @@ def align_phones(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{args.out}\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(prog="python -m wavlm_live.model.training", description=__doc__)
+def parser(program: str = "python -m wavlm_live.model.training") -> argparse.ArgumentParser:
+    """The command line of a program that is called so."""
+    top = argparse.ArgumentParser(prog=program, description=__doc__)
     top.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
     commands = top.add_subparsers(required=True)
 
@@ -84,8 +89,11 @@ def parser() -> argparse.ArgumentParser:
     for task, (text, recipe) in training.items():
         sub = commands.add_parser(task, help=text)
         sub.add_argument("--manifest", required=True, nargs="+", help="tables of recordings, hf:NAME of the hub")
-        sub.add_argument("--start", help="start from these weights: a run's checkpoint, or what from_pretrained reads")
-        sub.add_argument("--recipe", default=recipe, help="a JSON file, or the name of one in recipes/")
+        sub.add_argument(
+            "--start", help="start from these weights: a run's checkpoint, english, or what from_pretrained reads"
+        )
+        default = f"{recipe}; with --start adapt, and with --new-head finetune" if task == "ctc" else recipe
+        sub.add_argument("--recipe", help=f"a JSON file, or the name of one in recipes/ (default: {default})")
         sub.add_argument("--out", required=True, help="folder of the run")
         sub.add_argument("--cache", help="folder of the decoded sound (default: OUT/cache)")
         sub.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
@@ -99,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--frame-labels", help="labels of frames that `align` wrote, for a recipe with `frames`")
         if task == "pretrain":
             sub.add_argument("--labels", default="mfcc", help="what is clustered: mfcc, or CHECKPOINT:LAYER")
-        sub.set_defaults(run=train_model, task=task)
+        sub.set_defaults(run=train_model, task=task, usual_recipe=recipe)
 
     align = commands.add_parser("align", help="find the phone of every frame, for a recipe with `frames`")
     align.add_argument("--manifest", required=True, nargs="+", help="tables of recordings, hf:NAME of the hub")
@@ -139,9 +147,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m wavlm_live.model.training") -> int:
     """Run one command; 0, or 1 after a message about what went wrong."""
-    args = parser().parse_args(arguments)
+    args = parser(program).parse_args(arguments)
     start_logging(logging.INFO)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -11,9 +11,12 @@ from typing import Any
 from ..errors import ConfigurationError
 from .cache import SoundCache, build_cache, usable
 from .hub_datasets import PREFIX, import_dataset
-from .manifest import SoundFinder, SoundLocation, Utterance, read_manifest
+from .manifest import SoundFinder, SoundLocation, Utterance, read_manifest, splits_of
 
 log = logging.getLogger("wavlm_live.training")
+
+HELD_OUT = 0.05
+"""Share of the recordings that choose the best weights, where the manifests say nothing of it."""
 
 
 def load_data(
@@ -31,6 +34,7 @@ def load_data(
 
     Several manifests make one set; a recording is known by its name, so they may not name two alike. "hf:NAME" is
     a dataset of the Hugging Face hub or a folder of parquet files. Without `texts` nobody looks at what is said.
+    Where no manifest names the split `dev`, one recording in twenty is held out as such, the same ones each time.
     """
     named = [manifest] if isinstance(manifest, (str, Path)) else manifest
     manifests = [
@@ -39,8 +43,12 @@ def load_data(
         else m
         for m in named
     ]
+    held_out = HELD_OUT if "dev" in splits and not any("dev" in splits_of(path) for path in manifests) else 0.0
+    if held_out:
+        log.info("no recording has the split dev: %.0f %% of those for training are held out", 100 * held_out)
+    rates = characters_per_s or {}
     read = [
-        read_manifest(path, splits=splits, corpora=corpora, characters_per_s=characters_per_s or {}, texts=texts)
+        read_manifest(path, splits=splits, corpora=corpora, characters_per_s=rates, texts=texts, held_out=held_out)
         for path in manifests
     ]
     sounds: dict[str, SoundLocation] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,17 @@ from .data import load_data
 from .evaluate import contexts_of, report, table, write_report
 from .settings import parse_context
 
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]*[\w-](?<!\.pt)")
+"""`owner/name`; what ends like a checkpoint of a run is meant to be one."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `evaluate`."""
-    parser.add_argument("model", help="a checkpoint of a run (best.pt) or a folder in transformers' format")
+    parser.add_argument(
+        "model",
+        help="a checkpoint of a run (best.pt), a folder in transformers' format, the name of a bundled model (english) "
+        "or of one on the hub",
+    )
     parser.add_argument("--manifest", required=True, nargs="+")
     parser.add_argument("--cache", required=True, help="folder of the decoded sound")
     parser.add_argument("--split", default="dev")
@@ -42,16 +50,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(source: str) -> tuple[Any, Any, str]:
-    """Model, settings (None for CTC) and task of a checkpoint of the trainer or of an exported folder.
+    """Model, settings (None for CTC) and task of a checkpoint of the trainer, of an exported folder, or of a bundled
+    model or one of the hub, by name.
 
     Raises:
         CheckpointError: missing, damaged, or a head exported by another program, whose task is not known.
     """
+    from ..bundled import named
+    from ..ctc import WavLMForCTC
     from .export import load_trained
     from .heads import HEADS, HeadSettings
 
+    source = str(named(source))
     if not Path(source).is_dir():
-        return load_trained(source)
+        if Path(source).exists() or not _HUB_NAME.fullmatch(source):
+            return load_trained(source)
+        return WavLMForCTC.from_pretrained(source, dtype=torch.float32), None, "ctc"
     try:
         recipe = json.loads((Path(source) / "training.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -59,8 +73,6 @@ def open_model(source: str) -> tuple[Any, Any, str]:
     task = recipe.get("task", "ctc")
     if task in HEADS:
         return HEADS[task].from_pretrained(source), HeadSettings.from_dict(recipe["recipe"]), task
-    from ..ctc import WavLMForCTC
-
     return WavLMForCTC.from_pretrained(source, dtype=torch.float32), None, "ctc"
 
 

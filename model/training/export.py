@@ -72,15 +72,18 @@ def load_trained(checkpoint: str | Path, *, averaged: bool = True) -> tuple[Any,
 
 
 def read_model(source: str | Path) -> Any:
-    """A model to start or to learn from: a checkpoint of the trainer (a file), or what `from_pretrained` reads.
+    """A model to start or to learn from: a checkpoint of the trainer (a file), the name of a bundled model, or what
+    `from_pretrained` reads.
 
     That is a `WavLMForCTC`, an encoder alone with a random head, except for checkpoints of the trainer's other tasks.
 
     Raises:
         CheckpointError: missing or damaged.
     """
+    from ..bundled import named
     from ..ctc import WavLMForCTC
 
+    source = named(source)
     if Path(source).is_file() and zipfile.is_zipfile(source) and "format" in _keys(source):
         return load_model(source)
     try:

@@ -2,9 +2,9 @@
 
 A manifest is a table with tabs (columns `file`, `corpus`, `split`, `speaker`, `duration_s`, `text`, and `label` for
 classes) or JSON lines with the same keys. Sound lies beside it, as plain files (`<folder>/<file>`) or in one tar a
-corpus
-(`<corpus>.tar`, member `<file>`). A row that cannot be used is counted with its reason and named in the
-report; it never stops the run.
+corpus (`<corpus>.tar`, member `<file>`). Only `file` and `text` have to be there: without `corpus` it is the first
+folder of the file's name, or the manifest's name; without `split` the row is for training. A row that cannot be used
+is counted with its reason and named in the report; it never stops the run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,6 +163,7 @@ def read_manifest(
     max_s: float = 30.0,
     characters_per_s: Mapping[str, tuple[float, float]] | None = None,
     texts: bool = True,
+    held_out: float = 0.0,
 ) -> tuple[list[Utterance], ManifestReport]:
     """Read the usable rows of a manifest.
 
@@ -173,6 +175,7 @@ def read_manifest(
         characters_per_s: for a corpus, the fewest and most characters a second that are believed. Texts that
             belong to another recording stand out by their rate.
         texts: False for training that does not read them: rows without a usable one are kept, with "".
+        held_out: share of the rows for training that count as the split `dev` instead, chosen by their names.
 
     Returns:
         The utterances in the order of the file, and the report.
@@ -193,8 +196,12 @@ def read_manifest(
             if row is None or not row.get("file"):
                 report.refuse("not a row with a file", at)
                 continue
-            file, corpus = str(row["file"]), str(row.get("corpus") or Path(str(row["file"])).parts[0])
+            file = str(row["file"])
+            folders = Path(file).parts[:-1]
+            corpus = str(row.get("corpus") or (folders[0] if folders else path.stem))
             split = str(row.get("split") or "train")
+            if split == "train" and zlib.crc32(file.encode()) < held_out * 2**32:
+                split = "dev"
             if (splits is not None and split not in splits) or (corpora is not None and corpus not in corpora):
                 report.other += 1
                 continue
@@ -213,6 +220,18 @@ def read_manifest(
         raise ConfigurationError(f"cannot read the manifest {path}: {e}; expected a UTF-8 table or JSON lines") from e
     report.kept = len(kept)
     return kept, report
+
+
+def splits_of(path: str | Path) -> set[str]:
+    """The splits that a manifest names.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    try:
+        return {str(row.get("split") or "train") for _, row in _rows(Path(path), ()) if row is not None}
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigurationError(f"cannot read the manifest {path}: {e}; expected a UTF-8 table or JSON lines") from e
 
 
 def _check(

@@ -16,6 +16,8 @@ from .augment import Augmentation
 from .letters import TOKENS
 
 RECIPES = Path(__file__).parent / "recipes"
+EVERY = "*"
+"""Stands for all corpora that a pool does not name."""
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
@@ -37,8 +39,9 @@ class Pool:
     """Recordings that are drawn together, and how often a batch is made of them."""
 
     name: str
-    corpora: Mapping[str, float]
-    """Share of each corpus's recordings used in an epoch of the pool (1: each once, 2: each twice)."""
+    corpora: Mapping[str, float] = field(default_factory=lambda: {EVERY: 1.0})
+    """Share of each corpus's recordings used in an epoch of the pool (1: each once, 2: each twice); "*": of all others
+    in the manifest."""
     weight: float = 1.0
     """Share of the batches of the stage."""
     min_s: float = 0.0
@@ -56,6 +59,10 @@ class Pool:
             raise ConfigurationError(f"pool {self.name!r}: join is {self.join}, expected two numbers from 1 up")
         object.__setattr__(self, "join", tuple(self.join))
         object.__setattr__(self, "gap_s", tuple(self.gap_s))
+
+    def share(self, corpus: str) -> float | None:
+        """Of a corpus's recordings; None: it does not belong to the pool."""
+        return self.corpora.get(corpus, self.corpora.get(EVERY))
 
 
 @dataclass(frozen=True)
