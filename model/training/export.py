@@ -17,7 +17,7 @@ from ..processor import WavLMProcessor
 from ..tokenizer import CTCTokenizer
 from .frame_targets import without_frame_head
 from .letters import TOKENS, VOCABULARY
-from .run_folder import load_checkpoint, write_atomically
+from .run_folder import DECODING, load_checkpoint, write_atomically
 from .settings import TrainSettings, parse_context
 
 DTYPES = ("float16", "float32", "bfloat16")
@@ -156,4 +156,7 @@ def export(
     for name, content in files.items():
         text = (json.dumps(content, indent=2) + "\n").encode()
         write_atomically(target / name, lambda f, text=text: f.write(text))
+    numbers = Path(checkpoint).parent / DECODING
+    if task == "ctc" and numbers.is_file():
+        write_atomically(target / DECODING, lambda f: f.write(numbers.read_bytes()))
     return target

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 LAST = "last.pt"
 BEST = "best.pt"
+DECODING = "decoding.json"
+"""Numbers of decoding that suit a model, beside its weights; see `streamer.decoding_defaults`."""
 _FORMAT = 1
 
 
@@ -94,6 +96,18 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._board: Any = None
+        self._inherited: bytes | None = None
+
+    def inherit(self, start: str | Path) -> None:
+        """Keep the numbers of decoding of the model that a run starts from: they suit what it becomes better than those
+        for any model. `create` writes them.
+
+        Args:
+            start: its folder, or a checkpoint in the folder of a run; of anything else there is nothing to keep.
+        """
+        place = Path(start) if Path(start).is_dir() else Path(start).parent
+        if Path(start).exists() and (place / DECODING).is_file():
+            self._inherited = (place / DECODING).read_bytes()
 
     def create(self, settings: Mapping[str, Any], *, resume: bool) -> None:
         """Make the folder, or check that it can be continued.
@@ -109,6 +123,9 @@ class RunFolder:
             raise CheckpointError(f"cannot make the folder {self.path}: {e.strerror}") from e
         text = json.dumps(dict(settings), indent=2).encode()
         write_atomically(self.path / "settings.json", lambda f: f.write(text))
+        numbers = self._inherited
+        if numbers is not None:
+            write_atomically(self.path / DECODING, lambda f: f.write(numbers))
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a checkpoint; a crash in between leaves the former one."""

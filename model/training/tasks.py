@@ -112,6 +112,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def make_trainer(args: argparse.Namespace, engine: Engine) -> tuple[Trainer, list[Utterance]]:
     """The trainer of a command and the recordings that it learns from."""
+    from ..bundled import named
     from .ctc import CTCTrainer
     from .export import read_model
     from .frame_labels import FrameLabels
@@ -140,12 +141,14 @@ def make_trainer(args: argparse.Namespace, engine: Engine) -> tuple[Trainer, lis
     elif isinstance(settings, HeadSettings):
         trainer = HeadTrainer(settings.for_data(data["train"]), folder, data["train"], cache, **common)
     else:
-        named = settings.distill.teacher if settings.distill else "self"
-        teacher = None if named == "self" else read_model(named)
+        wanted = settings.distill.teacher if settings.distill else "self"
+        teacher = None if wanted == "self" else read_model(wanted)
         labels = FrameLabels.load(args.frame_labels) if args.frame_labels else None
         trainer = CTCTrainer(settings, folder, data["train"], cache, teacher=teacher, frame_labels=labels, **common)
     if start is not None:
         trainer.start_from(start.state_dict(), new_head=args.task != "ctc" or args.new_head)
+        if args.task == "ctc" and not args.new_head and engine.leads:
+            folder.inherit(named(args.start))
     return trainer, data["train"]
 
 

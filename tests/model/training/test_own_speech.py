@@ -86,6 +86,16 @@ def test_a_bundled_model_by_name(own: Path, tmp_path: Path, capsys: pytest.Captu
     adapt = TrainSettings.from_file("adapt")
     assert settings["peak_lr"] == adapt.peak_lr
     assert settings["model"]["hidden_size"] == 256
+    # numbers of decoding go along, over another run that goes on from this one too, but not to another head
+    again = ["--start", str(tmp_path / "run" / "last.pt"), "--out", str(tmp_path / "again"), "--steps", "1"]
+    assert main(["ctc", *again, *common]) == 0
+    assert main(["export", str(tmp_path / "again" / "last.pt"), "--out", str(tmp_path / "mine")]) == 0
+    numbers = bundled_path("english") / "decoding.json"
+    assert (tmp_path / "mine" / "decoding.json").read_bytes() == numbers.read_bytes()
+    assert Recogniser.load(tmp_path / "mine").alphabet.prior == Recogniser.load().alphabet.prior
+    anew = ["--start", "english", "--new-head", "--out", str(tmp_path / "anew"), "--steps", "1"]
+    assert main(["ctc", *anew, *common]) == 0
+    assert not (tmp_path / "anew" / "decoding.json").exists()
 
 
 @pytest.mark.parametrize("normalisation", ["group", "layer"])
