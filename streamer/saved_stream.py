@@ -35,7 +35,7 @@ from .stream_slots import SlotEncoder
 
 VERSION = "4"
 MODULES = (
-    "beam", "chosen_frames", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy",
+    "beam", "beam_frame", "chosen_frames", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy",
     "hotwords", "hypotheses", "marks", "plan", "prefix_search", "said", "segmenter", "session_settings", "silero",
     "sleep", "speakers", "stability", "steady", "stream_voice", "voice_activity", "voice_detector", "voice_memory",
 )  # fmt: skip
