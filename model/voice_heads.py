@@ -25,6 +25,7 @@ from .errors import CheckpointError, ConfigurationError
 from .folders import Source, read_json, staged, write_json
 from .pooling import weighted_layer_sum
 from .time_delay import TimeDelayNetwork
+from .voice_model import VoiceModel
 from .wavlm import WavLMModel
 
 INDEX, WEIGHTS = "heads.json", "heads.safetensors"
@@ -47,6 +48,11 @@ class SpeakerNumbers:
     """An enrolled speaker is recognised from this cosine on."""
     stay_bonus: float = 0.1
     """Is added to the cosine of whoever spoke just before without a pause."""
+    same_above: float = 2.0
+    """By a `VoiceModel`: a stretch whose log odds of being of a voice are below this for every voice so far is somebody
+    new."""
+    stay_odds: float = 2.0
+    """Is added to the log odds of whoever spoke just before without a pause."""
     slope: float = 10.0
     """With `offset`, the probability that a cosine is of one speaker: sigmoid(slope * cosine + offset)."""
     offset: float = -4.0
@@ -138,6 +144,8 @@ class VoiceHeads(nn.Module):
         self.about = dict(about or {})
         self.activity = ActivityHead(config) if activity else None
         self.speaker = SpeakerHead(config) if speaker else None
+        self.voices: VoiceModel | None = None
+        """Tells the vectors of one voice from those of two; None: heads that have no such model, cosines do."""
 
     @property
     def values(self) -> int:
@@ -272,6 +280,8 @@ class VoiceHeads(nn.Module):
                 about=index.get("about"),
             )
             tensors = load_file(str(weights))
+            if any(name.startswith("voices.") for name in tensors):
+                heads.voices = VoiceModel(config.xvector_output_dim)
             heads.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except (KeyError, TypeError, AttributeError, RuntimeError, OSError, SafetensorError, ConfigurationError) as e:
             reason = " ".join(str(e).split())

@@ -9,9 +9,10 @@ import numpy as np
 from ..model.errors import AudioError
 from .ahead_encoder import AheadEncoder
 from .events import SAMPLE_RATE
+from .heard_voices import unit
 from .recogniser import Recogniser
 from .session_settings import SessionSettings
-from .speakers import LEARNING_FRAMES, SpeakerRules, unit
+from .speakers import LEARNING_FRAMES, SpeakerRules
 
 LEAST_SPEECH_S = 3.0
 

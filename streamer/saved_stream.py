@@ -35,9 +35,10 @@ from .stream_slots import SlotEncoder
 
 VERSION = "4"
 MODULES = (
-    "beam", "beam_frame", "chosen_frames", "chunker", "confidence", "decoding", "endpointing", "events", "fusion", "greedy",
-    "hotwords", "hypotheses", "marks", "plan", "prefix_search", "said", "segmenter", "session_settings", "silero",
-    "sleep", "speakers", "stability", "steady", "stream_voice", "voice_activity", "voice_detector", "voice_memory",
+    "beam", "beam_frame", "chosen_frames", "chunker", "confidence", "decoding", "endpointing", "events", "fusion",
+    "greedy", "heard_voices", "hotwords", "hypotheses", "marks", "plan", "prefix_search", "said", "segmenter",
+    "session_settings", "silero", "sleep", "speakers", "stability", "steady", "stream_voice", "voice_activity",
+    "voice_detector", "voice_memory",
 )  # fmt: skip
 """Modules of this package whose classes a saved session may name."""
 DEEPEST = 50_000

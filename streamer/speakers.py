@@ -1,8 +1,8 @@
 """Who speaks: `SpeakerRules` and `SpeakerTracker`, from the frames of the voice heads to `Speaker` events and names.
 
 Speech is cut into stretches of about a second and a half, each becomes one vector (x-vectors, whose statistics are
-summed up frame by frame), and the vectors are clustered as they come: a stretch joins the nearest voice that is near
-enough, or founds a new one. A label that was given stays; only vectors and times are kept, no sound.
+summed up frame by frame), and the vectors are clustered as they come: a stretch joins the voice that it is likeliest
+to be of (`heard_voices`), or founds a new one. A label that was given stays; only vectors and times are kept, no sound.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from ..model.errors import ConfigurationError
 from ..model.time_delay import Moments, joined, moments_of
 from ..model.voice_heads import VoiceFrames, VoiceHeads
 from .events import SAMPLE_RATE, Speaker, Word
-from .speaker_memory import HEAVIEST_FRAMES, MOST_VOICES, SpeakerMemory, VoiceVector
+from .heard_voices import Limits, Voice, choose, unit
+from .speaker_memory import MOST_VOICES, SpeakerMemory
 
 UNKNOWN = "unknown"
 """The label of speech that is like nobody's so far and too short to tell who it is."""
@@ -54,7 +55,8 @@ class SpeakerRules:
     """Voices without a name that are remembered at once. The one not heard for the longest time is forgotten for a new
     one; its number is not used again."""
     new_below: float | None = None
-    """A stretch whose similarity (cosine) to every voice is below this is somebody new. None: the model's number."""
+    """A stretch whose similarity (cosine) to every voice is below this is somebody new. None: what the model knows of
+    voices decides (`model.voice_model`), or its number where it knows no more."""
     known_above: float | None = None
     """An enrolled speaker is recognised from this similarity on. None: the model's number."""
     known_path: str | None = None
@@ -76,47 +78,6 @@ class SpeakerRules:
 
     def _refuse(self, name: str, expected: str) -> None:
         raise ConfigurationError(f"SpeakerRules.{name} is {getattr(self, name)!r}, expected {expected}")
-
-
-class Voice:
-    """One voice that was heard, or enrolled.
-
-    Args:
-        label: its name.
-        vector: of length 1, float `[dim]`.
-        frames: how much speech it is the mean of; 0: enrolled, it does not change.
-        length: of the sum over that speech; None: as of equal vectors.
-    """
-
-    def __init__(self, label: str, vector: np.ndarray, frames: int, length: float | None = None) -> None:
-        self.label, self.frames = label, frames
-        self.heard_frame = 0
-        """The end of its last stretch."""
-        self._sum = vector.astype(np.float64) * (max(1, frames) if length is None else length)
-
-    @property
-    def known(self) -> bool:
-        """It was enrolled."""
-        return self.frames == 0
-
-    @property
-    def vector(self) -> np.ndarray:
-        """Its direction, of length 1."""
-        return self._sum / max(float(np.linalg.norm(self._sum)), 1e-9)
-
-    @property
-    def remembered(self) -> VoiceVector:
-        """A voice without a name, for a stream that goes on elsewhere."""
-        length = max(float(np.linalg.norm(self._sum)), 1e-9)
-        return VoiceVector(int(self.label.removeprefix("speaker ")), self.frames, length, self.vector)
-
-    def learn(self, vector: np.ndarray, frames: int) -> None:
-        """Move towards a stretch of it."""
-        self._sum = self._sum + vector * frames
-        self.frames += frames
-        if self.frames > HEAVIEST_FRAMES:
-            self._sum *= HEAVIEST_FRAMES / self.frames
-            self.frames = HEAVIEST_FRAMES
 
 
 @dataclass(frozen=True)
@@ -151,6 +112,7 @@ class SpeakerTracker:
         if heads.speaker is None or heads.activity is None:
             raise ConfigurationError("telling speakers apart needs both voice heads; this model has only one of them")
         self.heads, self.rules = heads, rules
+        self._limits = Limits(rules.new_below, rules.known_above)
         self.voices = [Voice(name, unit(vector), 0) for name, vector in (known or {}).items()]
         """Enrolled ones first, then those that were heard."""
         self._hop = hop_samples
@@ -302,7 +264,6 @@ class SpeakerTracker:
     def _identify(self, stretch: Stretch) -> tuple[str, float, float, bool]:
         """Label, similarity, confidence, and whether it is an enrolled speaker."""
         assert self.heads.speaker is not None
-        numbers, rules = self.heads.numbers, self.rules
         count = stretch.moments[0]
         follows = self._last_label if stretch.first_frame - self._last_end < PAUSE_FRAMES else ""
         if count < SHORTEST_FRAMES:
@@ -311,25 +272,18 @@ class SpeakerTracker:
         vector = unit(self.heads.speaker.embedding(stretch.moments))
         if self.on_vector is not None:
             self.on_vector(vector, count)
-        new_below = numbers.new_below if rules.new_below is None else rules.new_below
-        known_above = numbers.known_above if rules.known_above is None else rules.known_above
-        best, best_score, best_rank, nearest = None, 0.0, -2.0, -1.0
-        for voice in self.voices:
-            score = float(vector @ voice.vector)
-            nearest = max(nearest, score)
-            rank = score + (numbers.stay_bonus if voice.label == follows else 0.0)
-            if rank >= (known_above if voice.known else new_below) and rank > best_rank:
-                best, best_score, best_rank = voice, score, rank
-        if best is None:
+        choice = choose(self.voices, vector, count, follows, self.heads, self._limits)
+        voice = choice.voice
+        if voice is None:
             if count < NEW_FRAMES:
-                return UNKNOWN, nearest if self.voices else 0.0, 0.0, False
-            new = self._found(vector, count)
-            new.heard_frame = stretch.end_frame
-            return new.label, 1.0, 1.0 - numbers.probability(nearest), False
-        best.heard_frame = stretch.end_frame
-        if not best.known and count >= LEARNING_FRAMES and best_score >= new_below:
-            best.learn(vector, count)
-        return best.label, best_score, numbers.probability(best_score), best.known
+                return UNKNOWN, choice.score if self.voices else 0.0, 0.0, False
+            voice = self._found(vector, count)
+            voice.heard_frame = stretch.end_frame
+            return voice.label, 1.0, choice.probability, False
+        voice.heard_frame = stretch.end_frame
+        if not voice.known and count >= LEARNING_FRAMES and choice.sure:
+            voice.learn(vector, count)
+        return voice.label, choice.score, choice.probability, voice.known
 
     def _found(self, vector: np.ndarray, frames: int) -> Voice:
         """A new voice; the one not heard for the longest time makes room where there is none."""
@@ -340,8 +294,3 @@ class SpeakerTracker:
         voice = Voice(f"speaker {self._numbers}", vector, frames)
         self.voices.append(voice)
         return voice
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    """The vector scaled to length 1, float64."""
-    return vector.astype(np.float64) / max(float(np.linalg.norm(vector)), 1e-9)

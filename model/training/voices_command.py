@@ -11,6 +11,7 @@ from typing import Any
 from ..context import StreamingContext
 from ..ctc import WavLMForCTC
 from ..errors import ConfigurationError
+from .voice_pairs import SECONDS
 
 log = logging.getLogger("wavlm_live.training")
 
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most-stretches", type=int, help="stretches of speech of each speaker")
     parser.add_argument("--first-steps", type=int, help="steps of the activity head")
     parser.add_argument(
+        "--pairs-s", type=float, default=SECONDS, help="seconds of conversations to learn from how voices differ"
+    )
+    parser.add_argument(
         "--stretch-s", type=float, default=3.0, help="length of the stretches that are learned from and compared"
     )
     parser.set_defaults(run=train_voices)
@@ -42,6 +46,7 @@ def train_voices(args: argparse.Namespace) -> None:
     """
     from ..bundled import bundled_names, bundled_path
     from .data import load_data
+    from .voice_pairs import voice_model
     from .voice_scores import activity_scores, tuned_numbers, verification
     from .voices import VoiceSettings, train_heads
 
@@ -61,6 +66,10 @@ def train_voices(args: argparse.Namespace) -> None:
         heads = train_heads(model, data["train"], cache, noises, settings)
         heads.save(out)  # before anything is measured: what was trained is not lost
         context = StreamingContext.parse(args.context)
+        try:
+            heads.voices = voice_model(model, heads, data["train"], cache, context, seconds=args.pairs_s)
+        except ConfigurationError as error:
+            log.warning("speakers of a stream will be told apart by cosines alone: %s", error)
         figures: dict[str, Any] = {"context": args.context, "stretch_s": args.stretch_s}
         for split in ("dev", "test"):
             try:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from wavlm_live.model import ConfigurationError, WavLMConfig
 from wavlm_live.model.voice_heads import SpeakerNumbers, VoiceFrames, VoiceHeads
+from wavlm_live.model.voice_model import VoiceModel
 from wavlm_live.streamer.events import Speaker, Word
+from wavlm_live.streamer.heard_voices import Voice
 from wavlm_live.streamer.speaker_memory import HEAVIEST_FRAMES, MOST_BYTES, SpeakerMemory, VoiceVector
 from wavlm_live.streamer.speakers import (
     MOST_STRETCHES,
@@ -20,7 +22,6 @@ from wavlm_live.streamer.speakers import (
     UNKNOWN,
     SpeakerRules,
     SpeakerTracker,
-    Voice,
 )
 
 HOP = 320
@@ -50,6 +51,17 @@ def plain_heads() -> VoiceHeads:
 
 
 HEADS = plain_heads()
+
+
+@pytest.fixture(autouse=True, scope="module", params=["by cosine", "by odds"])
+def way(request: pytest.FixtureRequest) -> str:
+    """All tests, once where heads know nothing of voices but numbers, and once with a model of them."""
+    rng = np.random.default_rng(5)
+    vectors = rng.uniform(0, 0.3, (DIM * 12, DIM)) + np.eye(DIM)[np.arange(DIM * 12) % DIM]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    model = VoiceModel.of(vectors, [str(n % DIM) for n in range(DIM * 12)])
+    HEADS.voices = model if request.param == "by odds" else None
+    return request.param
 
 
 def frames_of(*parts: tuple[int | None, int], seed: int = 0) -> VoiceFrames:
@@ -345,3 +357,11 @@ def test_rules_that_cannot_be(values, words):
         SpeakerRules(**values)
     with pytest.raises(ConfigurationError, match="needs both voice heads"):
         SpeakerTracker(VoiceHeads(HEADS.config, activity=False), SpeakerRules(enabled=True), HOP)
+
+
+def test_a_cosine_that_a_user_sets_decides():
+    frames = frames_of(*[p for n in (0, 0, 1, 0) for p in ((n, 70), (None, 40))])
+    assert [e.speaker for e in heard(tracker(), frames)] == ["speaker 1", "speaker 1", "speaker 2", "speaker 1"]
+    strict = [e.speaker for e in heard(tracker(new_below=1.0), frames)]
+    assert strict == ["speaker 1", "speaker 2", "speaker 3", "speaker 4"]
+    assert {e.speaker for e in heard(tracker(new_below=-1.0), frames)} == {"speaker 1"}
