@@ -14,12 +14,13 @@ from wavlm_live.model.errors import ConfigurationError
 from wavlm_live.model.time_delay import moments_of
 from wavlm_live.model.training.cache import SoundCache
 from wavlm_live.model.training.commands import main
-from wavlm_live.model.training.conversations import Conversations, label
+from wavlm_live.model.training.conversations import Conversation, Conversations, Turn, label
 from wavlm_live.model.training.manifest import Utterance
 from wavlm_live.model.training.scores import equal_error_rate, verification_trials
+from wavlm_live.model.training.voice_pairs import stretches_of
 from wavlm_live.model.training.voice_scores import tuned_numbers
 from wavlm_live.model.training.voices import best_layer, discriminant, rectified, solved_head
-from wavlm_live.model.voice_heads import VoiceHeads
+from wavlm_live.model.voice_heads import VoiceFrames, VoiceHeads
 
 Data = tuple[list[Utterance], list[Utterance], SoundCache]
 
@@ -118,6 +119,34 @@ def test_numbers_are_tuned_on_trials(seed: int):
     assert numbers.probability(0.9) > 0.95 > 0.05 > numbers.probability(0.0)
 
 
+def test_stretches_of_one_voice_alone():
+    """Two people whose frames are unlike, now and then at once: a stretch is of who speaks alone, and long enough."""
+    config = small().replace(tdnn_dim=(4,), tdnn_kernel=(1,), tdnn_dilation=(1,), xvector_output_dim=4)
+    heads = VoiceHeads(config)
+    speaker = heads.speaker
+    assert speaker is not None
+    with torch.no_grad():
+        speaker.layers[0].kernel.weight.copy_(torch.eye(4))  # type: ignore[operator]
+        speaker.layers[0].kernel.bias.zero_()  # type: ignore[operator]
+        speaker.feature_extractor.weight.copy_(torch.cat([torch.eye(4), torch.zeros(4, 4)], 1))
+        speaker.feature_extractor.bias.zero_()
+    activity = np.zeros((2, 600), bool)
+    activity[0, 10:170] = activity[1, 150:330] = activity[0, 360:415] = True
+    turns = (Turn("a", 10, 170), Turn("b", 150, 330), Turn("a", 360, 415))
+    made = Conversation(np.zeros(600 * 320, np.float32), ("a", "b"), activity, turns)
+    values = np.zeros((600, 4), np.float32)
+    values[:, 2:] = 0.1
+    values[:, 0], values[:, 1] = activity[0], activity[1]
+    heard = np.where(activity.any(axis=0), 0.9, 0.1).astype(np.float32)
+    heard[200:210] = 0.2  # a pause that the head hears within a turn
+    found = stretches_of(heads, made, VoiceFrames(heard, values))
+    assert [name for name, _ in found] == ["a", "a", "b", "b"]  # 140 frames alone, then 150; 55 are too few
+    for name, vector in found:
+        assert np.linalg.norm(vector) == pytest.approx(1)
+        assert vector["ab".index(name)] > 0.98
+        assert vector["ba".index(name)] == pytest.approx(0, abs=1e-6)
+
+
 def test_the_command(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ):
@@ -127,7 +156,7 @@ def test_the_command(
     model = WavLMForCTC(small())
     model.save_pretrained(folder)
     given = ["--manifest", str(corpus), "--cache", str(tmp_path / "cache")]
-    short = ["--first-s", "80", "--first-steps", "5", "--stretch-s", "1"]
+    short = ["--first-s", "80", "--first-steps", "5", "--stretch-s", "1", "--pairs-s", "120"]
     lines = corpus.read_text().splitlines()
     lines[21:] = [line.replace("\ttrain\t", "\tdev\t") for line in lines[21:]]
     corpus.write_text("\n".join(lines) + "\n")
@@ -136,6 +165,7 @@ def test_the_command(
     assert capsys.readouterr().out == f"{folder}\n"
     heads = VoiceHeads.find(folder, model.config)
     assert heads is not None
+    assert (heads.voices is None) == ("told apart by cosines alone" in caplog.text)
     heads.check(WavLMForCTC.from_pretrained(folder).wavlm)
     figures = heads.about["figures"]
     assert set(figures) == {"context", "stretch_s"}
