@@ -2,10 +2,11 @@
 
     python benchmarks/tune_speakers.py --manifest SPEECH/utterances.tsv [--cache FOLDER] [--model FOLDER]
 
-The conversations of `live_diarization.py`, whose frames the encoder computes once; then every choice of the odds below
-which a stretch is somebody new, and of the advantage of whoever spoke just before, hears them. Beside it the cosine
-that `train voices` found, and the best cosine. What is best on dev are the defaults of `SpeakerNumbers`. Stretches end
-here where they are long enough or at a pause; in a stream they end with a final result, too.
+The conversations of `live_diarization.py`, and others of single words, whose frames the encoder computes once; then
+every choice of the odds below which a stretch is somebody new, and of the advantage of whoever spoke just before, hears
+them. Beside it the cosine that `train voices` found, and the best cosine. What is best on dev are the defaults of
+`SpeakerNumbers`. Stretches end here where they are long enough or at a pause; in a stream they end with a final result,
+too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from wavlm_live.streamer import Recogniser
 from wavlm_live.streamer.speakers import SpeakerRules, SpeakerTracker
 
 CHUNK = 32
+WORDS = "in turn, words"
 SAME_ABOVE, STAY_ODDS = (-2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0), (0.0, 2.0, 4.0)
 COSINES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 Heard = list[tuple[tuple[int, str], np.ndarray, VoiceFrames]]
@@ -42,9 +44,9 @@ def heard(recogniser: Recogniser, heads: VoiceHeads, options: argparse.Namespace
     context = recogniser.contexts["default"]
     assert isinstance(context, StreamingContext)
     data, cache, _ = load_data(options.manifest, cache_at, splits=[split], texts=False)
-    people = [u for u in data[split] if u.corpus not in LEFT_OUT]
     found: Heard = []
-    for manner, pause_s in MANNERS.items():
+    for manner, pause_s in {**MANNERS, WORDS: MANNERS["in turn"]}.items():
+        people = [u for u in data[split] if (u.corpus in LEFT_OUT) == (manner == WORDS)]
         maker = Conversations(people, cache, seconds=60.0, turn_s=(2.0, 6.0), pause_s=pause_s)
         for count, number in itertools.product((2, 3), range(options.conversations)):
             made = maker.draw(np.random.default_rng([9, count, number]), count)

@@ -48,7 +48,7 @@ class SpeakerNumbers:
     """An enrolled speaker is recognised from this cosine on."""
     stay_bonus: float = 0.1
     """Is added to the cosine of whoever spoke just before without a pause."""
-    same_above: float = 2.0
+    same_above: float = 4.0
     """By a `VoiceModel`: a stretch whose log odds of being of a voice are below this for every voice so far is somebody
     new."""
     stay_odds: float = 2.0

@@ -16,11 +16,11 @@ from .conversations import Conversation, Conversations
 from .manifest import Utterance
 from .voice_scores import frames_through
 
-SHORTEST_S = 2.0
-"""Recordings from this length on hold speech of the kind that conversations are made of; single words do not."""
+SENTENCE_S = 2.0
+"""Recordings from this length on are taken for sentences, shorter ones for single words."""
 LEAST_FRAMES = 60
 """Frames of speech in a stretch that is counted."""
-SECONDS = 3600.0
+SECONDS = 8400.0
 """Of conversations."""
 
 
@@ -48,22 +48,28 @@ def voice_model(
     Raises:
         ConfigurationError: fewer than two speakers with enough speech.
     """
-    long = [u for u in utterances if cache.samples(u.file) >= SHORTEST_S * RATE]
-    maker = Conversations(long or utterances, cache, seconds=60.0, turn_s=(2.0, 6.0), pause_s=(-0.5, 1.0))
-    rng = np.random.default_rng([seed, 0])
     vectors: list[np.ndarray] = []
     names: list[str] = []
-    waiting: list[str] = []
-    for number in range(max(1, round(seconds / 60.0))):
-        if len(waiting) < 3:  # everybody in turn, so that nobody weighs more than others
-            waiting += [maker.names[int(i)] for i in rng.permutation(len(maker.names))]
-        people = list(dict.fromkeys(waiting[:3]))
-        waiting = waiting[3:]
-        made = maker.draw(np.random.default_rng([seed, 1, number]), people)
-        (frames,) = frames_through(model, heads, [made.wave], context)
-        for name, vector in stretches_of(heads, made, frames):
-            vectors.append(vector)
-            names.append(name)
+    # Sentences and words alike: words alone lie elsewhere, and of a model that never saw them all would be one voice.
+    kinds = [
+        [u for u in utterances if u.speaker and (cache.samples(u.file) >= SENTENCE_S * RATE) == long]
+        for long in (True, False)
+    ]
+    kinds = [kind for kind in kinds if kind] or [list(utterances)]
+    for kind in kinds:
+        maker = Conversations(kind, cache, seconds=60.0, turn_s=(2.0, 6.0), pause_s=(-0.5, 1.0))
+        rng = np.random.default_rng([seed, 0])
+        waiting: list[str] = []
+        for number in range(max(1, round(seconds / 60.0 / len(kinds)))):
+            if len(waiting) < 3:  # everybody in turn, so that nobody weighs more than others
+                waiting += [maker.names[int(i)] for i in rng.permutation(len(maker.names))]
+            people = list(dict.fromkeys(waiting[:3]))
+            waiting = waiting[3:]
+            made = maker.draw(np.random.default_rng([seed, 1, number]), people)
+            (frames,) = frames_through(model, heads, [made.wave], context)
+            for name, vector in stretches_of(heads, made, frames):
+                vectors.append(vector)
+                names.append(name)
     return VoiceModel.of(np.stack(vectors) if vectors else np.zeros((0, 1)), names)
 
 

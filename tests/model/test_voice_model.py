@@ -24,11 +24,13 @@ ONE = round(STRETCH_FRAMES / COUNTED)
 """Frames that count as one independent observation."""
 
 
-def drawn(rng: np.random.Generator, voices: int, each: int, dim: int = DIM) -> tuple[np.ndarray, list[str]]:
+def drawn(
+    rng: np.random.Generator, voices: int, each: int, dim: int = DIM, noise: float = 1.0
+) -> tuple[np.ndarray, list[str]]:
     """Vectors around voices, with variances that differ by direction, and whose they are."""
     turn = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
     between, within = turn * rng.uniform(0.3, 1.0, dim), np.linalg.qr(rng.normal(size=(dim, dim)))[0]
-    within = within * rng.uniform(0.1, 0.4, dim)
+    within = within * noise * rng.uniform(0.1, 0.4, dim)
     means = rng.normal(size=(voices, dim)) @ between.T + 0.5
     vectors = np.repeat(means, each, axis=0) + rng.normal(size=(voices * each, dim)) @ within.T
     return vectors, [f"v{n}" for n in range(voices) for _ in range(each)]
@@ -79,7 +81,7 @@ def test_covariances_are_found(seed: int) -> None:
 
 def test_it_tells_voices_apart_better_than_cosines(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    vectors, names = drawn(rng, 120, 12, 24)
+    vectors, names = drawn(rng, 120, 12, 24, noise=4.0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     model = VoiceModel.of(vectors[: 60 * 12], names[: 60 * 12])
     test = vectors[60 * 12 :].reshape(60, 12, -1)
