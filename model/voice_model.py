@@ -48,9 +48,15 @@ class VoiceModel(nn.Module):
     @cached_property
     def typical_length(self) -> float:
         """Of the mean of a voice's vectors of length 1, which point in different directions."""
-        back = np.linalg.pinv(self.matrix.double().numpy())
-        variance = float(np.einsum("dk,k,dk->", back, self.between.double().numpy(), back))
-        return float(np.sqrt(self.centre.double().numpy() @ self.centre.double().numpy() + variance))
+        centre, matrix, between = self._numbers
+        back = np.linalg.pinv(matrix)
+        return float(np.sqrt(centre @ centre + np.einsum("dk,k,dk->", back, between, back)))
+
+    @cached_property
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre, matrix and variances as streams compute with them, on the host; asked for once the model is there."""
+        centre, matrix, between = (t.cpu().double().numpy() for t in (self.centre, self.matrix, self.between))
+        return centre, matrix, between
 
     def observed(self, total: np.ndarray, frames: int) -> Observed:
         """What was heard of somebody.
@@ -60,9 +66,9 @@ class VoiceModel(nn.Module):
             frames: of speech, all together.
         """
         weight = COUNTED * frames / STRETCH_FRAMES
-        centre, matrix = self.centre.double().numpy(), self.matrix.double().numpy()
-        along = matrix @ (total / max(1, frames) - centre) * np.sqrt(self.between.double().numpy())
-        return Observed(weight * along, weight * self.between.double().numpy())
+        centre, matrix, between = self._numbers
+        along = matrix @ (total / max(1, frames) - centre) * np.sqrt(between)
+        return Observed(weight * along, weight * between)
 
     @classmethod
     def of(cls, vectors: np.ndarray, names: Sequence[str], shrinkage: float = 0.6) -> VoiceModel:

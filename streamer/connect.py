@@ -63,8 +63,7 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
     with ExitStack() as stack:
         with interruption.waiting():
             source = stack.enter_context(_source(request))
-        # It may wait for sound, and what it has is still sent.
-        interruption.on_first(source.stop if isinstance(source, MicrophoneSource | PcmSource) else source.close)
+        interruption.on_first(source.stop)  # it may wait for sound, and what it has is still sent
         stream = stack.enter_context(open_output(request.output, terminal))
         live = request.realtime or request.file is None
         gauges = _Gauges(source)
@@ -80,7 +79,7 @@ def connect(request: ConnectRequest, terminal: Terminal, interruption: Interrupt
         deliver = deliverer(writers, view, partials=request.partials)
         retry = Retry(give_up_s=request.give_up_s)
         client = Client(request.url, settings, key=request.key, retry=retry, model=request.model)
-        for event in client.transcribe(_blocks(source, request, interruption, gauges)):
+        for event in client.transcribe(_blocks(source, request, gauges)):
             gauges.take(event, client.realtime_factor)
             if isinstance(event, Problem):
                 terminal.warn(event.message)
@@ -126,20 +125,16 @@ class _Gauges(Gauges):
                 self.latency_s = time.monotonic() - self._arrivals[0][1]
 
 
-def _source(request: ConnectRequest) -> AudioSource:
+def _source(request: ConnectRequest) -> FileSource | MicrophoneSource | PcmSource:
     if request.file is None:
         return MicrophoneSource(request.input_device, channel=request.channel)
     return open_source(request.file, channel=request.channel)
 
 
-def _blocks(
-    source: AudioSource, request: ConnectRequest, interruption: Interruption, gauges: _Gauges
-) -> Iterator[np.ndarray]:
-    """The source's blocks until its end or the first signal, at the pace of speech if wanted."""
+def _blocks(source: AudioSource, request: ConnectRequest, gauges: _Gauges) -> Iterator[np.ndarray]:
+    """The source's blocks, at the pace of speech if wanted."""
     began_s = time.monotonic()
     for block in source:
-        if interruption.signal is not None and isinstance(source, FileSource):
-            break
         if request.realtime:
             due_s = began_s + (gauges.heard_samples + len(block)) / SAMPLE_RATE
             time.sleep(max(0.0, due_s - time.monotonic()))

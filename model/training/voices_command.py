@@ -44,14 +44,14 @@ def train_voices(args: argparse.Namespace) -> None:
         ConfigurationError: no training speakers, or an output that is no folder.
         CheckpointError: the model cannot be read, or the heads cannot be written.
     """
-    from ..bundled import bundled_names, bundled_path
+    from ..bundled import named
     from .data import load_data
     from .voice_pairs import voice_model
     from .voice_scores import activity_scores, tuned_numbers, verification
     from .voices import VoiceSettings, train_heads
 
-    path = bundled_path(args.model) if args.model in bundled_names() else args.model
-    out = args.out if args.out and args.out not in bundled_names() else path
+    path = named(args.model)
+    out = named(args.out) if args.out else path
     given = {"first_s": args.first_s, "first_steps": args.first_steps, "most_stretches": args.most_stretches}
     given["stretch_s"] = args.stretch_s
     settings = VoiceSettings(**{name: value for name, value in given.items() if value is not None})

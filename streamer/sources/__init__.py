@@ -32,7 +32,7 @@ def open_source(
     block_samples: int = 1600,
     rate: int = SAMPLE_RATE,
     channels: int = 1,
-) -> AudioSource:
+) -> FileSource | PcmSource:
     """The source behind a name on the command line: a file, or raw samples from stdin for `-`.
 
     Args:

@@ -65,9 +65,9 @@ class FileSource(AudioSource):
         self._notes: list[str] = []
         self._damaged_packets = 0
         self._started = False
-        # FFmpeg frees what it reads from when it closes: a packet that another thread reads is waited for. Reentrant,
-        # since a signal may close what is being closed.
-        self._reading = threading.RLock()
+        self._stopped = False
+        # FFmpeg frees what it reads from when it closes: a packet that another thread reads is waited for.
+        self._reading = threading.Lock()
         self._pipe = _readable(self.path, self.name)
         try:
             container, self._stream = _open(self.path, self.name, self._pipe)
@@ -106,13 +106,18 @@ class FileSource(AudioSource):
         self._started = True
         return in_blocks(self._resampled(), self._block_samples)
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Ends the sound: iterating gives what was read until then and ends. May be called twice, and in a signal."""
+        self._stopped = True
         if self._pipe is not None:
             self._pipe.stop()
+
+    def close(self) -> None:
+        self.stop()
         with self._reading:
-            container, self._container = self._container, None
-            if container is not None:
-                container.close()
+            if self._container is not None:
+                self._container.close()
+                self._container = None
             self._close_pipe()
 
     def _close_pipe(self) -> None:
@@ -149,11 +154,10 @@ class FileSource(AudioSource):
                     yield resampler.finish()  # chained streams may change their rate
                 resampler = StreamResampler(rate)
             yield resampler.feed(samples)
-        if self._container is None:
-            return  # closed on the way: what was read is no measure of the recording
         if resampler is not None:
             yield resampler.finish()
-        self._intake.check()
+        if not self._stopped:  # else what was read says nothing about the recording
+            self._intake.check()
 
     def _decoded(self) -> Iterator[tuple[np.ndarray, int]]:
         """Mono pieces at the recording's own rate, gaps filled, and that rate."""
@@ -172,7 +176,7 @@ class FileSource(AudioSource):
                 passed_s += gap_s
             yield self._intake.mono(_channels(frame, self.name)), rate
             passed_s += frame.samples / rate
-        if self._container is not None:
+        if not self._stopped:
             self._note_missing_end(passed_s)
 
     def _frames(self) -> Iterator[av.AudioFrame]:
@@ -194,7 +198,7 @@ class FileSource(AudioSource):
         packets: Iterator[av.Packet] | None = None
         while True:
             with self._reading:
-                if self._container is None:
+                if self._container is None or self._stopped:
                     return
                 try:
                     packets = packets or self._container.demux(self._stream)

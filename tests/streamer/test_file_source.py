@@ -73,6 +73,10 @@ def test_one_pass_and_closing() -> None:
     next(blocks)
     half.close()
     list(blocks)
+    stopped = FileSource(RECORDING)  # a signal may come before the first block is asked for
+    stopped.stop()
+    assert list(stopped) == []
+    assert stopped.problems == ()
     with pytest.raises(ConfigurationError, match="block_samples"):
         FileSource(RECORDING, block_samples=0)
 
