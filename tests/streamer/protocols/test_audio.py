@@ -92,6 +92,70 @@ def test_wav_and_flac_equal_a_file(kind, subtype, rate, channels, seed, tmp_path
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+def flac_of(samples: np.ndarray) -> tuple[bytes, list[int]]:
+    """A FLAC stream of int16 `[samples]`, and where its frames of 4096 samples begin."""
+    out = io.BytesIO()
+    soundfile.write(out, samples, 16_000, format="FLAC", subtype="PCM_16")
+    data, numbers = out.getvalue(), range(-(-len(samples) // 4096))
+    places = [data.find(b"\xff\xf8\xc5\x08" + bytes([n])) for n in numbers[:-1]]  # 4096 samples, as STREAMINFO has it
+    assert min(places) > 0
+    return data, places
+
+
+def test_flac_whose_sound_looks_like_headers(seed):
+    """Loud noise is kept in FLAC as it is, and with it bytes that have all that a header has."""
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(-(2**15), 2**15, size=4096 * 40).astype(">i2")
+    data, places = flac_of(samples.astype(np.int16))
+    headers = [data[at : at + 6] for at in places]
+    for n in range(2, 38):
+        header = headers[int(rng.choice([m for m in range(38) if m not in (n, n + 1)]))]
+        at = 4096 * n + int(rng.integers(10, 4000))
+        samples[at : at + 3] = np.frombuffer(header, ">i2")
+    samples = samples.astype(np.int16)
+    data, _ = flac_of(samples)
+    assert sum(data.count(header) for header in headers) >= 38 + 30  # they are in it as they are
+    found = decoded(AudioFormat("flac"), cut(data, rng))
+    np.testing.assert_array_equal(np.round(found * 32768), samples)
+
+
+def test_flac_without_a_header_goes_on_behind_it(seed):
+    rng = np.random.default_rng(seed)
+    samples = (speech(10, 16_000, seed) * 32767).astype(np.int16)
+    data, places = flac_of(samples)
+    for n in (int(rng.integers(3, len(places) - 4)), 0):
+        damaged = bytearray(data)
+        damaged[places[n] + 5] ^= 0x55  # the checksum
+        found = np.round(decoded(AudioFormat("flac"), cut(bytes(damaged), rng)) * 32768)
+        rest = len(samples) - 4096 * (n + 2)
+        np.testing.assert_array_equal(found[-rest:], samples[-rest:])
+        np.testing.assert_array_equal(found[: 4096 * max(0, n - 1)], samples[: 4096 * max(0, n - 1)])
+
+
+@pytest.mark.parametrize("more", [1, 5, 16, 4095])
+def test_flac_of_silence_with_a_short_last_frame(more):
+    """The last frame is shorter than what a header may be long."""
+    samples = np.zeros(4096 * 3 + more, np.int16)
+    out = io.BytesIO()
+    soundfile.write(out, samples, 16_000, format="FLAC", subtype="PCM_16")
+    assert len(decoded(AudioFormat("flac"), [out.getvalue()])) == len(samples)
+
+
+@pytest.mark.parametrize("block", [192, 1000, 4608])
+def test_flac_as_ffmpeg_writes_it(block, seed):
+    samples = (speech(3, 16_000, seed) * 32767).astype(np.int16)
+    out = io.BytesIO()
+    with av.open(out, "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=16_000, layout="mono")
+        stream.codec_context.options = {"frame_size": str(block)}
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    found = decoded(AudioFormat("flac"), cut(out.getvalue(), np.random.default_rng(seed)))
+    np.testing.assert_array_equal(np.round(found * 32768), samples)
+
+
 def test_wav_of_unknown_length_and_with_chunks_behind(seed):
     samples = (speech(0.3, 16_000, seed) * 32767).astype("<i2")
     head = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0"
