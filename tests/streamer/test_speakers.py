@@ -249,14 +249,16 @@ def test_the_same_goes_on_as_if_nothing_had_been(seed):
         for _ in range(24):
             parts += [(int(rng.integers(0, 5)), int(rng.integers(20, 160))), (None, int(rng.integers(30, 60)))]
         whole = tracker(most=4)
-        at = 2 * int(rng.integers(2, 22))
-        before = heard(whole, frames_of(*parts[:at]))
-        frame = sum(count for _, count in parts[:at])
+        at = 2 * int(rng.integers(2, 22)) - 1  # a pause: long enough for a decision, and no speech right at the cut
+        early = int(rng.integers(20, parts[at][1] - 4))
+        begun, rest = [*parts[:at], (None, early)], [(None, parts[at][1] - early), *parts[at + 1 :]]
+        before = heard(whole, frames_of(*begun))
+        frame = sum(count for _, count in begun)
         moved = tracker(most=4)
         moved.begin_at(frame)
         moved.recall(SpeakerMemory.from_bytes(whole.remembered(frame).to_bytes()))
-        rest = frames_of(*parts[at:])
-        expected, got = heard(whole, rest) + whole.close(), heard(moved, rest) + moved.close()
+        later = frames_of(*rest)
+        expected, got = heard(whole, later) + whole.close(), heard(moved, later) + moved.close()
         assert before
         assert turns(got) == turns(expected)
         for one, other in zip(got, expected, strict=True):

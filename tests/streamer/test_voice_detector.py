@@ -51,7 +51,7 @@ def test_speech_is_told_from_noise(speech: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     noise = rng.normal(scale=0.01, size=16_000 * 5).astype(np.float32)
     assert np.mean(np.array(VoiceDetector().push(speech)) > 0.5) > 0.4
-    assert np.mean(np.array(VoiceDetector().push(noise)) > 0.5) < 0.02
+    assert np.mean(np.array(VoiceDetector().push(noise)) > 0.5) < 0.05
     assert max(VoiceDetector().push(np.zeros(50_000, np.float32))) < 0.5
 
 
