@@ -105,7 +105,7 @@ def test_special_tokens_and_models_without_delimiter(seed: int) -> None:
 def test_equal_to_the_ctc_loss_of_torch(seed: int) -> None:
     text = "abc cab bba"
     logprobs = speech_logprobs(text, ALPHABET, seed, doubt=0.5)
-    rules = BeamRules(width=200, token_cutoff=30.0, beam_cutoff=40.0, blank_skip=1.0)
+    rules = BeamRules(width=400, token_cutoff=30.0, beam_cutoff=40.0, blank_skip=1.0)
     for alternative in decoded(logprobs, rules=rules, stability=NEVER).nbest(3):
         assert alternative.acoustic == pytest.approx(exact_logprob(logprobs, alternative.text, ALPHABET), abs=1e-3)
 
