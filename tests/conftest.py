@@ -50,8 +50,11 @@ def audio_folder() -> Path:
     return ROOT / "tests" / "audio"
 
 
-REAL_TIME = ("/server/", "/dashboard/", "test_demos", "test_voice_sign", "test_overload")
-"""Tests with sockets, browsers, terminals and clocks of their own, by a part of their path."""
+REAL_TIME = (
+    "/server/", "/dashboard/", "test_demos", "test_listen", "test_overload", "test_pipes", "test_shared_overload",
+    "test_thread_choice", "test_transcribe", "test_voice_sign",
+)  # fmt: skip
+"""Tests with sockets, browsers, terminals, signals and clocks of their own, by a part of their path."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
