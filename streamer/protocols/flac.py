@@ -70,7 +70,7 @@ class Flac(Container):
         while (end := self._next_header()) is not None:
             if end:
                 yield self._buffer[:end]
-            self._buffer, self._looked, self._doubted = self._buffer[end:], 2, None
+            self._buffer, self._looked = self._buffer[end:], 2
         if len(self._buffer) > MOST_KEPT_BYTES:
             raise AudioError(f"a FLAC frame is longer than {MOST_KEPT_BYTES} bytes")
 
@@ -85,16 +85,17 @@ class Flac(Container):
             header = _header(buffer[at : at + _LONGEST_HEADER]) if buffer[at + 1] in self._marks else None
             if header is not None:
                 if at == 0 or header.number in self._following:
-                    self._marks, self._following = buffer[at + 1 : at + 2], header.following
-                    return at
+                    return self._accept(at, header)
                 if self._doubted is not None and header.number in self._doubted[1].following:
-                    at, header = self._doubted
-                    self._marks, self._following = buffer[at + 1 : at + 2], header.following
-                    return at
+                    return self._accept(*self._doubted)
                 self._doubted = at, header
             at = buffer.find(b"\xff", at + 1)
         self._looked = len(buffer)
         return None
+
+    def _accept(self, at: int, header: _Header) -> int:
+        self._marks, self._following, self._doubted = self._buffer[at + 1 : at + 2], header.following, None
+        return at
 
     def _read_metadata(self) -> None:
         """Read blocks of metadata up to the last; only the first, STREAMINFO, is kept."""
